@@ -1,0 +1,230 @@
+//! Entering a container that runs: for a command, or to bind its service socket anew.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use cml_sys::{
+    channel::Channel,
+    plan::{EnterPlan, FromInit},
+};
+use rustix::{
+    fs::{Mode, OFlags},
+    pipe::{PipeFlags, pipe_with},
+    process::WaitOptions,
+    pty::{OpenptFlags, grantpt, unlockpt},
+};
+
+use crate::{Failure, Stage, guest, isolate, service};
+
+/// Every namespace of the container's init. The kernel wants all of them in one call, so that a process
+/// never stands with one foot outside.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWCGROUP;
+/// linux/sched.h; not in every libc.
+const CLONE_NEWTIME: libc::c_int = 0x80;
+
+fn join(init: &OwnedFd, user_namespace: bool) -> Result<(), Failure> {
+    let user = if user_namespace { libc::CLONE_NEWUSER } else { 0 };
+    let time = if Path::new("/proc/self/ns/time").exists() { CLONE_NEWTIME } else { 0 };
+    // SAFETY: setns with a pidfd and flags; this process has one thread.
+    let done = unsafe {
+        libc::setns(
+            std::os::fd::AsRawFd::as_raw_fd(init),
+            NAMESPACES | user | time,
+        )
+    };
+    if done != 0 {
+        return Err(std::io::Error::last_os_error()).stage("enter the container");
+    }
+    // SAFETY: plain system calls; root of the container, no supplementary groups.
+    let done = unsafe {
+        libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) == 0
+            && libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0
+            && libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0
+    };
+    if !done {
+        return Err(std::io::Error::last_os_error()).stage("become root of the container");
+    }
+    // The ids changed, and with them the kernel's idea of who may inspect this process.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .stage("hide")
+}
+
+/// Binds the service socket and hands it to the daemon.
+pub(crate) fn bind_service(
+    channel: &Channel,
+    fds: Vec<OwnedFd>,
+    at: &Path,
+) -> Result<(), Failure> {
+    let init = fds.first().ok_or("no process came along").stage("enter the container")?;
+    // The user namespace stays the daemon's: only the mounts are needed, and the socket must belong to the
+    // container's root, whoever that is.
+    // SAFETY: setns with a pidfd and a flag; this process has one thread.
+    let done = unsafe { libc::setns(std::os::fd::AsRawFd::as_raw_fd(init), libc::CLONE_NEWNS) };
+    if done != 0 {
+        return Err(std::io::Error::last_os_error()).stage("enter the container");
+    }
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .stage("open the root")?;
+    let owner = rustix::fs::stat("/run").stage("inspect /run")?;
+    let socket = service::bind(root, at).stage("bind the service socket")?;
+    rustix::fs::chown(
+        at,
+        Some(rustix::fs::Uid::from_raw(owner.st_uid)),
+        Some(rustix::fs::Gid::from_raw(owner.st_gid)),
+    )
+    .stage("give the service socket to the container")?;
+    channel.send(&FromInit::Bound, &[socket.as_fd()]).stage("report")
+}
+
+/// Runs a command and waits for it.
+pub(crate) fn run(
+    channel: &Channel,
+    mut fds: Vec<OwnedFd>,
+    plan: EnterPlan,
+) -> Result<(), Failure> {
+    if fds.is_empty() {
+        return Err("no process came along").stage("enter the container");
+    }
+    let init = fds.remove(0);
+    join(&init, plan.user_namespace)?;
+    drop(init);
+    let terminal = plan.terminal.map(|size| open_terminal(size)).transpose()?;
+    isolate::drop_privileges(&plan.dropped_capabilities).stage("drop capabilities")?;
+
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).stage("make a pipe")?;
+    // The PID namespace is that of children only, hence a child.
+    // SAFETY: this process has one thread, so the child may do anything.
+    let child = unsafe { libc::fork() };
+    if child < 0 {
+        return Err(std::io::Error::last_os_error()).stage("fork");
+    }
+    if child == 0 {
+        drop(read);
+        let failure = become_command(terminal.map(|(_, slave)| slave), &fds, &plan);
+        let text = format!("{}\n{}", failure.stage, failure.reason);
+        let _ = File::from(write).write_all(text.as_bytes());
+        std::process::exit(127);
+    }
+    drop(write);
+    drop(fds);
+    let mut error = String::new();
+    File::from(read)
+        .read_to_string(&mut error)
+        .stage("wait for the command")?;
+    let child = rustix::process::Pid::from_raw(child)
+        .ok_or("fork returned no pid")
+        .stage("fork")?;
+    if let Some((stage, reason)) = error.split_once('\n') {
+        let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
+        return Err(reason).stage(stage);
+    }
+    let master = terminal.map(|(master, _)| master);
+    let passed: Vec<_> = master.iter().map(AsFd::as_fd).collect();
+    channel.send(&FromInit::Started, &passed).stage("report")?;
+    drop(master);
+    let status = loop {
+        match rustix::process::waitpid(Some(child), WaitOptions::empty()) {
+            Ok(Some((_, status))) => break status,
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).stage("wait for the command"),
+        }
+    };
+    let status = status
+        .exit_status()
+        .or(status.terminating_signal().map(|signal| 128 + signal))
+        .unwrap_or(255);
+    channel.send(&FromInit::Ended { status }, &[]).stage("report")
+}
+
+/// A new terminal of the container's own devpts: master and slave.
+fn open_terminal((cols, rows): (u16, u16)) -> Result<(OwnedFd, OwnedFd), Failure> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    // By the path of the devpts itself: /dev/ptmx is a link that the guest can replace.
+    let master = rustix::fs::open(
+        "/dev/pts/ptmx",
+        OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )
+    .stage("open a terminal")?;
+    grantpt(&master).stage("open a terminal")?;
+    unlockpt(&master).stage("open a terminal")?;
+    // By descriptor, not by name: nobody can slip another file in between (SEC-04).
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).stage("open a terminal")?;
+    let size = rustix::termios::Winsize { ws_col: cols, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&master, size).stage("size the terminal")?;
+    Ok((master, slave))
+}
+
+/// The child: becomes the command, or says why it cannot.
+fn become_command(slave: Option<OwnedFd>, pipes: &[OwnedFd], plan: &EnterPlan) -> Failure {
+    match prepare_command(slave, pipes, plan) {
+        Err(failure) => failure,
+        Ok(()) => {
+            let program = plan.argv.first().map_or("", String::as_str);
+            let candidates = candidates(program, &plan.env);
+            let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
+            let error = guest::exec_words(plan.argv.iter().map(String::as_str), &plan.env, &candidates);
+            Failure { stage: format!("execute `{program}`"), reason: error.to_string() }
+        }
+    }
+}
+
+fn prepare_command(
+    slave: Option<OwnedFd>,
+    pipes: &[OwnedFd],
+    plan: &EnterPlan,
+) -> Result<(), Failure> {
+    rustix::process::setsid().stage("start a session")?;
+    let ends: Vec<_> = match &slave {
+        Some(slave) => {
+            rustix::process::ioctl_tiocsctty(slave).stage("take the terminal")?;
+            vec![slave.as_fd(); 3]
+        }
+        None => pipes.iter().map(AsFd::as_fd).collect(),
+    };
+    let [stdin, stdout, stderr] = ends[..] else {
+        return Err("three pipes must come along").stage("connect the command");
+    };
+    rustix::stdio::dup2_stdin(stdin).stage("connect the command")?;
+    rustix::stdio::dup2_stdout(stdout).stage("connect the command")?;
+    rustix::stdio::dup2_stderr(stderr).stage("connect the command")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::chdir(&plan.workdir)
+        .stage(&format!("enter `{}`", plan.workdir.display()))?;
+    isolate::last_steps().stage("clean up")
+}
+
+/// Where a command may be: itself if it names a path, else every directory of its own `PATH`.
+fn candidates(program: &str, env: &[String]) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    let path = env.iter().find_map(|word| word.strip_prefix("PATH="));
+    path.unwrap_or_default()
+        .split(':')
+        .filter(|dir| !dir.is_empty())
+        .map(|dir| format!("{dir}/{program}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_searched_in_its_own_path_only() {
+        let env = ["PATH=/bin:/usr/bin".to_owned()];
+        assert_eq!(candidates("ls", &env), ["/bin/ls", "/usr/bin/ls"]);
+        assert_eq!(candidates("./ls", &env), ["./ls"]);
+        assert!(candidates("ls", &[]).is_empty());
+    }
+}

@@ -1,0 +1,81 @@
+//! Files that are either old or new, never half: write, fsync, rename, fsync of the directory.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use crate::error::{Context, Error, Result};
+
+/// Replaces `path` with these bytes, durably. The mode is that of a new file.
+///
+/// # Errors
+/// Any step that the kernel refused; the old file is untouched then.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let shown = path.display();
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::invalid("write", shown, "not a file path"));
+    };
+    // The name starts with a dot and ends in no known suffix, so that no scan of a store takes a
+    // left-over for an entry.
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(".new");
+    let temporary = dir.join(temporary);
+    let result = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)
+            .context("create", temporary.display())?;
+        file.write_all(bytes).context("write", temporary.display())?;
+        file.sync_all().context("sync", temporary.display())?;
+        fs::rename(&temporary, path).context("rename to", &shown)
+    })();
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result?;
+    sync_dir(dir)
+}
+
+/// Makes the entries of a directory durable.
+///
+/// # Errors
+/// What the kernel said.
+pub fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .context("sync", dir.display())
+}
+
+/// Removes a file; that it is not there is fine.
+///
+/// # Errors
+/// What the kernel said otherwise.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.context("remove", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_failed_replacement_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("conf");
+        write(&path, b"old", 0o600).unwrap();
+        fs::create_dir(dir.path().join(".conf.new")).unwrap();
+        assert!(write(&path, b"new", 0o600).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+}

@@ -1,0 +1,304 @@
+//! Control groups on v2, v1 and hybrid machines: grouping, freezing, killing.
+//!
+//! On a hybrid machine the unified hierarchy is used for what its core files offer (`cgroup.kill`,
+//! `cgroup.freeze`), even if it has no controllers. Without one, the v1 freezer does both jobs.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+
+/// All containers of all daemons live below this group.
+const PARENT: &str = "cml";
+/// How long the kernel may take to freeze, and how often it is asked (runtime.md 0.5: 50 x 100 ms).
+const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(5);
+
+/// The group hierarchies of this machine that containers are put into.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hierarchies {
+    unified: Option<PathBuf>,
+    freezer: Option<PathBuf>,
+    pids: Option<PathBuf>,
+}
+
+/// The groups of one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    unified: Option<PathBuf>,
+    freezer: Option<PathBuf>,
+    pids: Option<PathBuf>,
+}
+
+impl Hierarchies {
+    /// Finds what this machine has mounted.
+    ///
+    /// # Errors
+    /// procfs is not mounted.
+    pub fn detect() -> Result<Self> {
+        let path = "/proc/self/mounts";
+        Ok(Self::parse(&fs::read_to_string(path).context("read", path)?))
+    }
+
+    fn parse(mounts: &str) -> Self {
+        let mut found = Self::default();
+        for line in mounts.lines() {
+            let mut fields = line.split(' ').skip(1);
+            let (Some(target), Some(kind), Some(options)) =
+                (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
+            let has = |name| options.split(',').any(|option| option == name);
+            let slot = match kind {
+                "cgroup2" => &mut found.unified,
+                "cgroup" if has("freezer") => &mut found.freezer,
+                "cgroup" if has("pids") => &mut found.pids,
+                _ => continue,
+            };
+            slot.get_or_insert_with(|| PathBuf::from(target));
+        }
+        found
+    }
+
+    /// Makes the groups of a container. Groups that exist already are taken over.
+    ///
+    /// # Errors
+    /// No usable hierarchy, or the kernel refused.
+    pub fn create(&self, name: &str) -> Result<Group> {
+        if self.unified.is_none() && self.freezer.is_none() {
+            return Err(Error::invalid(
+                "find",
+                "control groups",
+                "mount cgroup2 at /sys/fs/cgroup, or the v1 freezer",
+            ));
+        }
+        let group = Group {
+            unified: self.unified.as_deref().map(|root| below(root, name)),
+            freezer: self.freezer.as_deref().map(|root| below(root, name)),
+            pids: self.pids.as_deref().map(|root| below(root, name)),
+        };
+        for path in group.paths() {
+            fs::create_dir_all(path).context("make group", path.display())?;
+        }
+        Ok(group)
+    }
+
+    /// Removes the common parent when no daemon has a container left in it.
+    pub fn remove_parent(&self) {
+        for root in [&self.unified, &self.freezer, &self.pids].into_iter().flatten() {
+            // Refused while another container lives there, which is what is wanted.
+            let _ = fs::remove_dir(root.join(PARENT));
+        }
+    }
+}
+
+fn below(root: &Path, name: &str) -> PathBuf {
+    root.join(PARENT).join(name)
+}
+
+impl Group {
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.unified, &self.freezer, &self.pids].into_iter().flatten()
+    }
+
+    /// The unified group for `CLONE_INTO_CGROUP`, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn open_unified(&self) -> Result<Option<OwnedFd>> {
+        self.unified
+            .as_ref()
+            .map(|path| {
+                rustix::fs::open(
+                    path,
+                    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                    rustix::fs::Mode::empty(),
+                )
+                .context("open group", path.display())
+            })
+            .transpose()
+    }
+
+    /// Puts a process into the v1 groups; the unified one it was born into.
+    ///
+    /// # Errors
+    /// The process is gone, or the kernel refused.
+    pub fn add_to_v1(&self, pid: i32) -> Result<()> {
+        for path in [&self.freezer, &self.pids].into_iter().flatten() {
+            write(&path.join("cgroup.procs"), &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Kills every process in the group, frozen or not.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn kill(&self) -> Result<()> {
+        if let Some(path) = &self.unified {
+            let kill = path.join("cgroup.kill");
+            match write(&kill, "1") {
+                // Kernels before 5.14 have no such file.
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        // Freezing first keeps a fork bomb from outrunning the loop; a frozen v1 task dies when thawed.
+        let frozen = self.freezer.is_some() && self.set_v1(true).is_ok();
+        for pid in self.processes() {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        if frozen {
+            self.set_v1(false)?;
+        }
+        Ok(())
+    }
+
+    fn processes(&self) -> Vec<i32> {
+        let files = self.paths().next().map(|path| path.join("cgroup.procs"));
+        files
+            .and_then(|path| fs::read_to_string(path).ok())
+            .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
+            .unwrap_or_default()
+    }
+
+    /// Stops scheduling, or lets go on, and waits until the kernel has done it.
+    ///
+    /// # Errors
+    /// The kernel did not manage within 5 s; a failed freeze is taken back (LIF-03).
+    pub fn set_frozen(&self, frozen: bool) -> Result<()> {
+        let result = match &self.unified {
+            Some(path) if path.join("cgroup.freeze").exists() => {
+                write(&path.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+                wait_for("freeze", path, || {
+                    let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+                    events.contains(if frozen { "frozen 1" } else { "frozen 0" })
+                })
+            }
+            _ => self.set_v1(frozen),
+        };
+        if frozen && result.is_err() {
+            match &self.unified {
+                Some(path) => write(&path.join("cgroup.freeze"), "0")?,
+                None => self.set_v1(false)?,
+            }
+        }
+        result
+    }
+
+    fn set_v1(&self, frozen: bool) -> Result<()> {
+        let Some(path) = &self.freezer else {
+            return Err(Error::invalid("freeze", "group", "this kernel has no freezer"));
+        };
+        let state = path.join("freezer.state");
+        let word = if frozen { "FROZEN" } else { "THAWED" };
+        write(&state, word)?;
+        wait_for("freeze", path, || {
+            fs::read_to_string(&state).is_ok_and(|text| text.trim() == word)
+        })
+    }
+
+    /// Whether any process is left in the group.
+    pub fn is_populated(&self) -> bool {
+        match &self.unified {
+            Some(path) => fs::read_to_string(path.join("cgroup.events"))
+                .is_ok_and(|events| events.contains("populated 1")),
+            None => !self.processes().is_empty(),
+        }
+    }
+
+    /// Removes the groups with everything below them. They must be empty of processes, or become so
+    /// within a moment.
+    ///
+    /// # Errors
+    /// Processes are still in them.
+    pub fn remove(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(2);
+        for path in self.paths() {
+            loop {
+                match remove_tree(path) {
+                    Ok(()) => break,
+                    // Killed processes leave their group a moment after their parent has seen them end.
+                    Err(error)
+                        if error.errno() == Some(libc::EBUSY) && Instant::now() < end =>
+                    {
+                        std::thread::sleep(POLL);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.context("list group", path.display())?,
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.context("remove group", path.display()),
+    }
+}
+
+fn wait_for(action: &'static str, path: &Path, done: impl Fn() -> bool) -> Result<()> {
+    let end = Instant::now() + FREEZE_PATIENCE;
+    while !done() {
+        if Instant::now() > end {
+            return Err(io::Error::from(io::ErrorKind::TimedOut)).context(action, path.display());
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Control files are never created and take one write each.
+fn write(path: &Path, value: &str) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file: File| file.write_all(value.as_bytes()))
+        .context("write", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn hybrid_machines_use_the_unified_core_and_the_v1_freezer() {
+        let found = Hierarchies::parse(
+            "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+             cgroup /sys/fs/cgroup/freezer cgroup rw,relatime,freezer 0 0\n\
+             cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
+        );
+        assert_eq!(found.unified.unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(found.freezer.unwrap(), Path::new("/sys/fs/cgroup/freezer"));
+        assert_eq!(found.pids, None);
+    }
+
+    #[test]
+    fn a_machine_without_groups_gets_a_clear_answer() {
+        let error = Hierarchies::default().create("x").unwrap_err();
+        assert!(error.to_string().contains("mount cgroup2"));
+    }
+}

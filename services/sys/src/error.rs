@@ -1,0 +1,54 @@
+//! The error of every function here: what was attempted, on what, and what the kernel said.
+
+use std::{fmt, io};
+
+/// A system call failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {subject}: {source}")]
+pub struct Error {
+    /// What was attempted, in words: `mount`, `open`.
+    pub action: &'static str,
+    /// The path, id or device it was attempted on.
+    pub subject: String,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// The result of every function here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of our own finding, in the clothes of an I/O error.
+    pub fn invalid(action: &'static str, subject: impl fmt::Display, why: &str) -> Self {
+        Self {
+            action,
+            subject: subject.to_string(),
+            source: io::Error::new(io::ErrorKind::InvalidData, why.to_owned()),
+        }
+    }
+
+    /// The kernel's error number, if it came from the kernel.
+    pub fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
+/// Adds what was attempted, and on what, to a kernel error.
+pub trait Context<T> {
+    /// Names the action and its subject.
+    ///
+    /// # Errors
+    /// The error of `self`, with the context.
+    fn context(self, action: &'static str, subject: impl fmt::Display) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+    fn context(self, action: &'static str, subject: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| Error {
+            action,
+            subject: subject.to_string(),
+            source: error.into(),
+        })
+    }
+}

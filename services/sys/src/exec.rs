@@ -1,0 +1,184 @@
+//! The daemon's side of running something in a container that runs already.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::{
+    cgroup::Group,
+    channel::Channel,
+    error::{Context, Error, Result},
+    pidfd,
+    plan::{EnterPlan, FromInit, ToInit},
+    spawn::{Spawned, spawn},
+};
+
+/// How long entering a container may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The descriptors through which a command talks.
+#[derive(Debug)]
+pub enum Stdio {
+    /// One terminal, both ways.
+    Terminal(File),
+    /// Three pipes.
+    Pipes {
+        /// What the command reads.
+        stdin: File,
+        /// What it writes.
+        stdout: File,
+        /// What it complains.
+        stderr: File,
+    },
+}
+
+/// A command that runs in a container.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it talks; non-blocking.
+    pub stdio: Stdio,
+    /// The helper that waits for it.
+    pub helper: OwnedFd,
+    channel: Channel,
+}
+
+impl Running {
+    /// The channel becomes readable when [`Running::status`] has something to say.
+    pub fn status_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// The status of the ended command, 128 + n for signal n; 137 when the container was killed under it.
+    pub fn status(&self) -> i32 {
+        let status = match self.channel.receive(Some(Duration::ZERO)) {
+            Ok((FromInit::Ended { status }, _)) => status,
+            _ => 128 + libc::SIGKILL,
+        };
+        let _ = pidfd::wait(&self.helper, PATIENCE);
+        status
+    }
+}
+
+fn enter(
+    program: &OwnedFd,
+    name: &std::ffi::CStr,
+    group: &Group,
+    order: &ToInit,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(Spawned, FromInit, Vec<OwnedFd>)> {
+    let unified = group.open_unified()?;
+    let spawned = spawn(program, name, None, unified.as_ref())?;
+    let answer = group
+        .add_to_v1(spawned.pid)
+        .and_then(|()| spawned.release())
+        .and_then(|()| spawned.channel.send(order, fds))
+        .and_then(|()| spawned.channel.receive::<FromInit>(Some(PATIENCE)));
+    match answer {
+        Ok((FromInit::Failed { stage, reason }, _)) => {
+            let _ = pidfd::wait(&spawned.pidfd, PATIENCE);
+            Err(Error::invalid("enter", stage, &reason))
+        }
+        Ok((message, fds)) => Ok((spawned, message, fds)),
+        Err(error) => {
+            let _ = pidfd::signal(&spawned.pidfd, libc::SIGKILL);
+            let _ = pidfd::wait(&spawned.pidfd, PATIENCE);
+            Err(error)
+        }
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC).context("make", "pipe")
+}
+
+fn non_blocking(fd: OwnedFd) -> Result<File> {
+    rustix::io::ioctl_fionbio(&fd, true).context("set non-blocking", "descriptor")?;
+    Ok(fd.into())
+}
+
+/// Runs a command in the container whose init is `init`.
+///
+/// # Errors
+/// The container is gone, or the command cannot be executed in it.
+pub fn run(program: &OwnedFd, init: &OwnedFd, group: &Group, plan: EnterPlan) -> Result<Running> {
+    let terminal = plan.terminal.is_some();
+    let order = ToInit::Enter(plan);
+    if terminal {
+        let (spawned, message, mut fds) =
+            enter(program, c"cml-enter", group, &order, &[init.as_fd()])?;
+        return match (message, fds.pop()) {
+            (FromInit::Started, Some(master)) => Ok(Running {
+                stdio: Stdio::Terminal(non_blocking(master)?),
+                helper: spawned.pidfd,
+                channel: spawned.channel,
+            }),
+            (other, _) => Err(unexpected(&other)),
+        };
+    }
+    let (in_read, in_write) = pipe()?;
+    let (out_read, out_write) = pipe()?;
+    let (err_read, err_write) = pipe()?;
+    let fds = [
+        init.as_fd(),
+        in_read.as_fd(),
+        out_write.as_fd(),
+        err_write.as_fd(),
+    ];
+    let (spawned, message, _) = enter(program, c"cml-enter", group, &order, &fds)?;
+    match message {
+        FromInit::Started => Ok(Running {
+            stdio: Stdio::Pipes {
+                stdin: non_blocking(in_write)?,
+                stdout: non_blocking(out_read)?,
+                stderr: non_blocking(err_read)?,
+            },
+            helper: spawned.pidfd,
+            channel: spawned.channel,
+        }),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Binds the service socket of a running container anew, after a restart of the daemon.
+///
+/// # Errors
+/// The container is gone, or its file system refuses.
+pub fn bind_service(
+    program: &OwnedFd,
+    init: &OwnedFd,
+    group: &Group,
+    path: &Path,
+) -> Result<OwnedFd> {
+    let order = ToInit::BindService {
+        path: path.to_owned(),
+    };
+    let (spawned, message, mut fds) = enter(program, c"cml-enter", group, &order, &[init.as_fd()])?;
+    let _ = pidfd::wait(&spawned.pidfd, PATIENCE);
+    match (message, fds.pop()) {
+        (FromInit::Bound, Some(socket)) => Ok(socket),
+        (other, _) => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(message: &FromInit) -> Error {
+    Error::invalid("enter", format_args!("{message:?}"), "unexpected answer")
+}
+
+/// Tells a terminal its size.
+///
+/// # Errors
+/// The terminal is gone.
+pub fn resize(terminal: &File, cols: u16, rows: u16) -> Result<()> {
+    let size = rustix::termios::Winsize {
+        ws_col: cols,
+        ws_row: rows,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(terminal, size).context("resize", "terminal")
+}

@@ -1,0 +1,24 @@
+//! Linux, in the words of this project.
+//!
+//! Everything here is a thin, safe, blocking function over kernel facilities: no policy, no actors, no
+//! configuration files. Callers run the slow ones on a blocking pool. This crate and `cml-init` are the
+//! only places where `unsafe` may stand.
+
+pub mod atomic;
+pub mod cgroup;
+pub mod channel;
+pub mod error;
+pub mod exec;
+pub mod host;
+pub mod idmap;
+pub mod image;
+pub mod loopdev;
+pub mod memfd;
+pub mod mount;
+pub mod path;
+pub mod pidfd;
+pub mod plan;
+pub mod proc;
+pub mod spawn;
+
+pub use error::{Error, Result};

@@ -1,0 +1,94 @@
+//! Loop devices that free themselves: configured in one call, released with their last user (LIF-08).
+
+use std::{
+    fs::{File, OpenOptions},
+    os::fd::{AsFd, AsRawFd},
+    path::PathBuf,
+};
+
+use crate::error::{Context, Error, Result};
+
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// `struct loop_info64` of linux/loop.h.
+#[repr(C)]
+#[derive(Default)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [[u8; 32]; 2],
+    crypt_name: [[u8; 32]; 2],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of linux/loop.h.
+#[repr(C)]
+#[derive(Default)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// A configured loop device. The device frees itself when this and all mounts of it are gone.
+#[derive(Debug)]
+pub struct Loop {
+    /// Keeps the device busy until it is mounted.
+    pub device: File,
+    /// `/dev/loopN`.
+    pub path: PathBuf,
+}
+
+/// Binds a loop device to an open file.
+///
+/// # Errors
+/// The kernel has no loop driver or no free device.
+pub fn attach(file: impl AsFd, read_only: bool) -> Result<Loop> {
+    let control = File::open("/dev/loop-control").context("open", "/dev/loop-control")?;
+    // Another process may take the free device between the two calls; then the next one is tried. 64
+    // rounds outlast any honest competition.
+    for _ in 0..64 {
+        // SAFETY: the request takes no argument and returns a device number.
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+        if number < 0 {
+            return Err(std::io::Error::last_os_error()).context("find free", "loop device");
+        }
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let device = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .open(&path)
+            .context("open", path.display())?;
+        let mut config = LoopConfig {
+            fd: file.as_fd().as_raw_fd().cast_unsigned(),
+            ..LoopConfig::default()
+        };
+        config.info.flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
+        // SAFETY: `config` is a live `struct loop_config` with a valid descriptor in it.
+        let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+        if done == 0 {
+            return Ok(Loop { device, path });
+        }
+        let error = std::io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EBUSY) {
+            return Err(error).context("configure", path.display());
+        }
+    }
+    Err(Error::invalid(
+        "find free",
+        "loop device",
+        "every free device was taken by someone else",
+    ))
+}

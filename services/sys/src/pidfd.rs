@@ -1,0 +1,107 @@
+//! Processes by pidfd: no reuse of numbers, no `waitpid(-1)` (LIF-02).
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+
+use crate::error::{Context, Error, Result};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It returned this status.
+    Exited(i32),
+    /// This signal ended it.
+    Signalled(i32),
+    /// It is not our child, so the kernel does not tell.
+    Unknown,
+}
+
+impl Ended {
+    /// The status as a shell shows it: 128 + n for signal n.
+    pub fn shell_status(self) -> i32 {
+        match self {
+            Self::Exited(status) => status,
+            Self::Signalled(signal) => 128 + signal,
+            Self::Unknown => 255,
+        }
+    }
+}
+
+/// A descriptor for a running process, checked to be the one that started at `start_time`.
+///
+/// # Errors
+/// The process is gone, or the number belongs to another process now.
+pub fn open(pid: i32, start_time: u64) -> Result<OwnedFd> {
+    let number = Pid::from_raw(pid).ok_or_else(|| Error::invalid("open", pid, "not a pid"))?;
+    let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK).context("open process", pid)?;
+    // Read after opening: if the times agree now, the descriptor is for that very process.
+    if crate::proc::start_time(pid)? != start_time {
+        return Err(Error::invalid(
+            "open process",
+            pid,
+            "the number belongs to another process now",
+        ));
+    }
+    Ok(pidfd)
+}
+
+/// Sends a signal by number.
+///
+/// # Errors
+/// The process is gone, or the number is no signal.
+pub fn signal(pidfd: impl AsFd, number: i32) -> Result<()> {
+    // SAFETY: the kernel refuses numbers that are no signals; `from_raw_unchecked` itself only wraps
+    // the number, and real-time signals have no named constant.
+    let signal = if (1..=64).contains(&number) {
+        unsafe { Signal::from_raw_unchecked(number) }
+    } else {
+        return Err(Error::invalid("send", number, "not a signal"));
+    };
+    pidfd_send_signal(pidfd, signal).context("send signal", number)
+}
+
+/// Collects a process that has ended. Only its parent learns how.
+///
+/// # Errors
+/// What the kernel said.
+pub fn reap(pidfd: impl AsFd) -> Result<Ended> {
+    match waitid(
+        WaitId::PidFd(pidfd.as_fd()),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    ) {
+        Ok(Some(status)) => Ok(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ended::Exited(code),
+            (None, Some(signal)) => Ended::Signalled(signal),
+            (None, None) => Ended::Unknown,
+        }),
+        Ok(None) | Err(rustix::io::Errno::CHILD) => Ok(Ended::Unknown),
+        Err(error) => Err(error).context("wait for", "process"),
+    }
+}
+
+/// Waits until a process has ended, at most this long, and collects it.
+///
+/// # Errors
+/// `TimedOut`, or what the kernel said.
+pub fn wait(pidfd: impl AsFd, patience: std::time::Duration) -> Result<Ended> {
+    let timeout = rustix::time::Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    let fd = pidfd.as_fd();
+    let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+    loop {
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(0) => {
+                return Err(std::io::Error::from(std::io::ErrorKind::TimedOut))
+                    .context("wait for", "process");
+            }
+            Ok(_) => return reap(fd),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait for", "process"),
+        }
+    }
+}

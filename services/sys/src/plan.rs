@@ -1,0 +1,224 @@
+//! What `cml-init` is told to do, as pure data, and the words it exchanges with the daemon.
+//!
+//! A [`LaunchPlan`] is made without touching the system, is snapshot-tested, and travels in a sealed
+//! memfd. File descriptors are named by their place in the accompanying list.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{error::Context, idmap::IdRange};
+
+/// Everything that turns a fresh process in fresh namespaces into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchPlan {
+    /// Host name inside.
+    pub hostname: String,
+    /// Ids of the container, `None` without a user namespace.
+    pub ids: Option<IdRange>,
+    /// Own network namespace.
+    pub own_network: bool,
+    /// An empty directory of the daemon; the root is put together on a tmpfs mounted there, which only
+    /// the container's mount namespace ever sees.
+    pub stage: PathBuf,
+    /// The root and everything the guest OS mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// Device nodes of the host that appear in `/dev`.
+    pub devices: Vec<String>,
+    /// Kernel files that the guest sees empty.
+    pub masked: Vec<String>,
+    /// Kernel files and directories that the guest cannot write.
+    pub read_only: Vec<String>,
+    /// Capabilities that are taken away for good, by number.
+    pub dropped_capabilities: Vec<u32>,
+    /// Where the in-guest service socket is bound, `None` for no socket.
+    pub service_socket: Option<PathBuf>,
+    /// What runs as init.
+    pub init: InitPlan,
+}
+
+/// One mount of the guest OS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path in the container.
+    pub target: PathBuf,
+    /// What appears there.
+    pub source: Source,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// An image, read-only: the tree at this place in the list of descriptors.
+    Image {
+        /// Index of the tree.
+        tree: usize,
+    },
+    /// An image under a tmpfs that takes the changes; they are lost at stop.
+    Overlay {
+        /// Index of the tree below.
+        tree: usize,
+        /// Options of the tmpfs, e.g. `size=64m`.
+        data: String,
+    },
+    /// An empty tmpfs.
+    Tmpfs {
+        /// Options, e.g. `size=64m`.
+        data: String,
+    },
+    /// A single file of the host.
+    File {
+        /// Index of the file.
+        tree: usize,
+    },
+}
+
+/// How the guest's init is run (docs/adr/0002-init-modes.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InitMode {
+    /// Look at the program and decide.
+    Auto,
+    /// It becomes process 1 itself.
+    Exec,
+    /// `cml-init` stays process 1 and runs it as a child.
+    Supervise,
+}
+
+/// When the guest counts as running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootReport {
+    /// Look at the program and decide.
+    Auto,
+    /// When it says so on the service socket.
+    Service,
+    /// As soon as its init runs.
+    Exec,
+}
+
+/// What runs as init.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitPlan {
+    /// Path of the program in the container; also its `argv[0]`.
+    pub path: PathBuf,
+    /// Further arguments.
+    pub args: Vec<String>,
+    /// The complete environment, `KEY=value`.
+    pub env: Vec<String>,
+    /// Who is process 1.
+    pub mode: InitMode,
+    /// When the guest counts as running.
+    pub boot: BootReport,
+    /// The signal that asks it to shut down, `None` to decide by the program.
+    pub stop_signal: Option<i32>,
+}
+
+/// What `cml-init` decided about the init program after looking at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChosenInit {
+    /// `cml-init` stays process 1.
+    pub supervised: bool,
+    /// RUNNING waits for the service socket's BOOT_COMPLETED.
+    pub boot_by_service: bool,
+    /// What asks process 1 to shut down.
+    pub stop_signal: i32,
+}
+
+/// A command to be run in a running container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnterPlan {
+    /// Complete argument vector.
+    pub argv: Vec<String>,
+    /// Complete environment, `KEY=value`.
+    pub env: Vec<String>,
+    /// Working directory in the container.
+    pub workdir: PathBuf,
+    /// Columns and rows of a terminal, `None` for the three pipes that came along.
+    pub terminal: Option<(u16, u16)>,
+    /// The container has a user namespace.
+    pub user_namespace: bool,
+    /// Capabilities that are taken away for good, by number.
+    pub dropped_capabilities: Vec<u32>,
+}
+
+/// What the daemon says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToInit {
+    /// Become a container. Descriptors: the plan, then the trees.
+    Launch,
+    /// Everything is prepared on the daemon's side: run the guest's init.
+    Go,
+    /// Enter a container and run a command. Descriptors: its init's pidfd, then stdin, stdout, stderr
+    /// unless there is a terminal.
+    Enter(EnterPlan),
+    /// Enter a container and bind its service socket anew. Descriptor: its init's pidfd.
+    BindService {
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+/// What `cml-init` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromInit {
+    /// The container is put together. Descriptor: the listening service socket, if there is one.
+    Prepared(ChosenInit),
+    /// The command runs. Descriptor: the terminal's master, if there is one.
+    Started,
+    /// The command ended with this status, 128 + n for signal n.
+    Ended {
+        /// As a shell shows it.
+        status: i32,
+    },
+    /// The service socket is bound. Descriptor: the listening socket.
+    Bound,
+    /// It did not work; the process ends now.
+    Failed {
+        /// What it was doing.
+        stage: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// Reads a plan from the text that travelled in the sealed memfd.
+///
+/// # Errors
+/// The text is not a plan.
+pub fn decode(text: &[u8]) -> crate::Result<LaunchPlan> {
+    serde_json::from_slice(text).context("decode", "launch plan")
+}
+
+/// Kernel files that tell about, or act on, the whole machine (runtime.md 9, number 60).
+pub const MASKED: &[&str] = &[
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// Kernel files that a guest without a user namespace could otherwise write as the host's root.
+pub const READ_ONLY: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// The nodes of the default device list (runtime.md 2.8) that exist as files in `/dev`.
+pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+
+/// Capabilities dropped from every container (runtime.md 2.5): LINUX_IMMUTABLE, IPC_OWNER, SYS_MODULE,
+/// SYS_PTRACE, SYS_PACCT, LEASE, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG.
+pub const DROPPED_ALWAYS: &[u32] = &[9, 15, 16, 19, 20, 28, 30, 31, 32, 33, 34];
+
+/// Dropped as well where no user namespace confines them: IPC_LOCK, SYS_ADMIN, SYS_CHROOT, SYS_TIME,
+/// SYS_TTY_CONFIG.
+pub const DROPPED_WITHOUT_USER_NAMESPACE: &[u32] = &[14, 18, 21, 25, 26];

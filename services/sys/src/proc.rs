@@ -1,0 +1,103 @@
+//! What procfs tells about processes and the machine.
+
+use std::fs;
+
+use crate::error::{Context, Error, Result};
+
+/// The kernel's identity of this boot.
+///
+/// # Errors
+/// procfs is not mounted.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(path).context("read", path)?.trim().to_owned())
+}
+
+/// When a process started, in clock ticks after boot: field 22 of proc_pid_stat(5).
+///
+/// # Errors
+/// The process is gone.
+pub fn start_time(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).context("read", &path)?;
+    // The name in field 2 may hold anything, also spaces and brackets; fields count from its last one.
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19))
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| Error::invalid("parse", path, "no start time"))
+}
+
+/// Whether a process has ended and only waits to be collected.
+pub fn is_zombie(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+    })
+}
+
+/// Seconds since boot, sleeping included.
+pub fn boottime() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.cast_unsigned()
+}
+
+/// Raises the number of files this process may open to what the administrator allows.
+///
+/// # Errors
+/// What the kernel said.
+pub fn raise_file_limit() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )
+    .context("raise limit of", "open files")
+}
+
+/// Cores of this process hold secrets: the kernel shall not write any (SEC-16).
+///
+/// # Errors
+/// What the kernel said.
+pub fn forbid_core_dumps() -> Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )
+    .context("limit", "core files")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbid", "core dumps")
+}
+
+/// Gives this process a mount namespace of its own in which the host's mounts still appear (LIF-10).
+/// Must run before the first thread is started: the namespace belongs to the calling thread.
+///
+/// # Errors
+/// What the kernel said.
+pub fn own_mount_namespace() -> Result<()> {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: CLONE_NEWNS does not touch the file descriptor table or signal handling that Rust code
+    // relies on; the caller has one thread.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context("unshare", "mount namespace")?;
+    crate::mount::make_slave()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn our_own_start_time_is_known_and_stable() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(start_time(pid).unwrap() > 0);
+        assert_eq!(start_time(pid).unwrap(), start_time(pid).unwrap());
+        assert!(!is_zombie(pid));
+    }
+}

@@ -1,0 +1,449 @@
+//! The command line: words, options, help (protocol.md 4.1, 4.3).
+
+use std::{env, ffi::OsString, fmt, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use zeroize::Zeroizing;
+
+/// `RUN/cml-control` of an installed system (protocol.md 1.1).
+pub const DEFAULT_SOCKET: &str = "/run/socket/cml-control";
+
+/// Overrides [`DEFAULT_SOCKET`].
+pub const SOCKET_VARIABLE: &str = "CML_SOCKET";
+
+const MORE_HELP: &str = "\
+<CONTAINER> is a name or a UUID. Of several with the same name the first of `list` is meant.
+Command names may be written in any case, and with dashes: `list-guestos`.
+
+Examples:
+  control list                            all containers and their state
+  control create web.conf web.sig web.cert
+  control start web                       asks for the PIN
+  control start web --key=1234            does not ask
+  printf '1234\\n' | control start web     nor does this
+  control start web --setup               root tree at /setup, to install into
+  control run web sh                      a shell in a terminal
+  tar c . | control run -T web tar x      bytes in, bytes out
+  control --format json list              for programs
+
+Environment:
+  CML_SOCKET  the control socket, if -s is not given
+
+Exit status:
+  0    done
+  1    the daemon refused the command or could not carry it out
+  2    wrong usage
+  125  the daemon cannot be reached
+  `run` ends with the status of its command, 128 + n if signal n ended it.";
+
+const START_HELP: &str = "\
+Examples:
+  control start web
+  control start web --key=1234    the key is visible to other users of this machine while it runs
+  control start web -k1234
+  control start web --setup";
+
+const RUN_HELP: &str = "\
+The command gets a terminal if standard input or standard output is one; else pipes, which
+pass every byte unchanged and keep standard error apart. `nopty` before the command means -T.
+
+Examples:
+  control run web sh
+  control run web nopty ls -l /
+  control run -e LANG=C -w /srv web make
+  control run -T web cat /etc/hostname > hostname
+  control run -T web tar x < files.tar";
+
+/// Administers containers and guest operating systems.
+#[derive(Debug, Parser)]
+#[command(name = "control", version, after_help = MORE_HELP, subcommand_required = true)]
+#[command(arg_required_else_help = true, infer_subcommands = false)]
+pub struct Cli {
+    /// Control socket of the daemon [default: /run/socket/cml-control]
+    #[arg(short, long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Form of the results: `auto` is `table` on a terminal, else `text`
+    #[arg(long, value_enum, default_value_t = Format::Auto, global = true, value_name = "FORMAT")]
+    pub format: Format,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// Where the daemon listens: option, else environment, else the default.
+    pub fn socket(&self) -> PathBuf {
+        let from_environment = || env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
+        self.socket
+            .clone()
+            .or_else(|| from_environment().map(PathBuf::from))
+            .unwrap_or_else(|| DEFAULT_SOCKET.into())
+    }
+}
+
+/// Form of the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// `table` on a terminal, else `text`
+    Auto,
+    /// Protobuf text, stable
+    Text,
+    /// One JSON document, stable
+    Json,
+    /// For people
+    Table,
+}
+
+/// The commands. Wire names in protocol.md 4.3.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List all containers with their state
+    List {
+        /// Also the system's own services
+        #[arg(short, long)]
+        system: bool,
+        #[command(flatten)]
+        ignored: Ignored,
+    },
+    /// List the configurations of all installed guest operating systems
+    #[command(name = "list_guestos", visible_alias = "list-guestos")]
+    ListGuestos(Ignored),
+    /// Create a container with a new UUID from a configuration
+    #[command(
+        after_help = "Examples:\n  control create web.conf\n  control create web.conf web.sig web.cert"
+    )]
+    Create {
+        /// Configuration in protobuf text; needs at least `name` and `guest_os`
+        conf: PathBuf,
+        /// Signature of the configuration's bytes
+        #[arg(requires = "cert")]
+        sig: Option<PathBuf>,
+        /// Certificate of the signer, PEM
+        cert: Option<PathBuf>,
+    },
+    /// Delete a container completely: configuration, data, keys
+    Remove(Target),
+    /// Start a container; asks for its PIN unless it needs none
+    #[command(after_help = START_HELP)]
+    Start {
+        /// Name or UUID
+        container: String,
+        #[command(flatten)]
+        key: Key,
+        /// Mount the root tree at /setup instead of starting the system in it
+        #[arg(short, long)]
+        setup: bool,
+    },
+    /// Stop a container; asks for its PIN as start does
+    Stop {
+        /// Name or UUID
+        container: String,
+        #[command(flatten)]
+        key: Key,
+    },
+    /// Show the state of a container
+    State(Target),
+    /// Show the configuration of a container
+    Config(Target),
+    /// Load the configurations of all stopped containers again
+    Reload(Ignored),
+    /// Run a command in a container
+    #[command(after_help = RUN_HELP)]
+    Run(Run),
+    /// Suspend the processes of a container
+    Freeze(Target),
+    /// Let the processes of a frozen container go on
+    Unfreeze(Target),
+    /// Tell whether the device is in provisioned mode
+    #[command(name = "get_provisioned", visible_alias = "get-provisioned")]
+    GetProvisioned(Ignored),
+    /// Print a completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A container, and words after it that existing scripts pass and that mean nothing
+/// (protocol.md 4.3: `remove NAME --key=PW`).
+#[derive(Debug, Args)]
+pub struct Target {
+    /// Name or UUID
+    pub container: String,
+    #[command(flatten)]
+    pub ignored: Ignored,
+}
+
+/// Words that mean nothing to the command (protocol.md 4.3).
+#[derive(Debug, Args)]
+pub struct Ignored {
+    /// Never read.
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
+}
+
+/// A PIN on the command line.
+#[derive(Debug, Args)]
+pub struct Key {
+    /// Use this PIN instead of asking; without a value send none (-kPIN works too)
+    #[arg(short, long, value_name = "PIN", num_args = 0..=1, require_equals = true, value_parser = secret)]
+    pub key: Option<Option<Secret>>,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// No terminal: pipes, standard error apart
+    #[arg(short = 'T', long = "no-pty", conflicts_with = "pty")]
+    pub no_pty: bool,
+    /// A terminal, whatever the standard streams are
+    #[arg(short = 't', long)]
+    pub pty: bool,
+    /// Additional environment variable; may be repeated
+    #[arg(short, long, value_name = "KEY=VAL", value_parser = environment)]
+    pub env: Vec<String>,
+    /// Working directory in the container
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Name or UUID
+    pub container: String,
+    /// The command with its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub words: Vec<String>,
+}
+
+/// What `run` was told about the terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PtyWish {
+    /// Nothing.
+    Unsaid,
+    /// `-t`
+    Yes,
+    /// `-T` or `nopty`
+    No,
+}
+
+impl Run {
+    /// The complete argument vector without the word `nopty`, and the wish for a terminal.
+    pub fn split(&self) -> (PtyWish, &[String]) {
+        let wish = match (self.pty, self.no_pty) {
+            (true, _) => PtyWish::Yes,
+            (_, true) => PtyWish::No,
+            _ => PtyWish::Unsaid,
+        };
+        match self.words.split_first() {
+            // `nopty` alone is a command of that name: there is nothing else to run.
+            Some((first, rest)) if first == "nopty" && !rest.is_empty() => (PtyWish::No, rest),
+            _ => (wish, &self.words),
+        }
+    }
+}
+
+/// Text that is wiped when dropped and never printed.
+#[derive(Clone)]
+pub struct Secret(pub Zeroizing<String>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature is clap's")]
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret(Zeroizing::new(text.to_owned())))
+}
+
+fn environment(text: &str) -> Result<String, &'static str> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
+        _ => Err("expected KEY=VAL"),
+    }
+}
+
+/// Old spellings become the ones that the parser knows: command words in any case (protocol.md 4.1), and
+/// a value attached to `-k` without `=` (protocol.md 4.3).
+pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<_> = args.into_iter().collect();
+    let Some(at) = command_word(&args) else {
+        return args;
+    };
+    args[at].make_ascii_lowercase();
+    if args[at] == "start" || args[at] == "stop" {
+        let mut options = args[at + 1..].iter_mut().take_while(|word| *word != "--");
+        for word in options.by_ref() {
+            let attached = word.to_str().and_then(|word| word.strip_prefix("-k"));
+            if let Some(key) = attached.filter(|key| !key.is_empty()) {
+                *word = format!("--key={}", key.strip_prefix('=').unwrap_or(key)).into();
+            }
+        }
+    }
+    args
+}
+
+fn command_word(args: &[OsString]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        let word = args.get(at)?.to_string_lossy();
+        at += match &*word {
+            "-s" | "--socket" | "--format" => 2,
+            word if word.starts_with('-') => 1,
+            _ => return Some(at),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let words = line.split_whitespace().map(OsString::from);
+        Cli::try_parse_from(normalise(words))
+    }
+
+    fn key(line: &str) -> Option<Option<String>> {
+        match parse(line).unwrap().command {
+            Command::Start { key, .. } | Command::Stop { key, .. } => key
+                .key
+                .map(|value| value.map(|Secret(text)| text.to_string())),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn run(line: &str) -> Run {
+        match parse(line).unwrap().command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_way_to_give_a_key_is_understood() {
+        let given = Some(Some("x".to_owned()));
+        assert_eq!(key("control start c --key=x"), given);
+        assert_eq!(key("control start c -kx"), given);
+        assert_eq!(key("control start c -k=x"), given);
+        assert_eq!(key("control start -kx c"), given);
+        assert_eq!(key("control stop --key=x c"), given);
+        assert_eq!(key("control start c --key="), Some(Some(String::new())));
+        assert_eq!(key("control start c --key --setup"), Some(None));
+        assert_eq!(key("control start -k c"), Some(None));
+        assert_eq!(key("control start c"), None);
+    }
+
+    #[test]
+    fn a_key_is_never_printed() {
+        let parsed = parse("control start c --key=geheim").unwrap();
+        assert!(!format!("{parsed:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn setup_has_a_short_form_after_the_command() {
+        let cli = parse("control -s /x start c -s").unwrap();
+        assert_eq!(cli.socket(), PathBuf::from("/x"));
+        assert!(matches!(cli.command, Command::Start { setup: true, .. }));
+    }
+
+    #[test]
+    fn command_words_have_any_case_and_either_separator() {
+        for line in [
+            "control LIST_GUESTOS",
+            "control --socket LIST list-guestos",
+            "control --format json List_GuestOS",
+        ] {
+            assert!(matches!(
+                parse(line).unwrap().command,
+                Command::ListGuestos(_)
+            ));
+        }
+    }
+
+    #[test]
+    fn words_that_mean_nothing_are_ignored() {
+        for line in [
+            "control remove c --key=pw",
+            "control remove c --key=pw -x y",
+            "control list c",
+            "control list c --any",
+            "control freeze c x",
+            "control reload now",
+        ] {
+            parse(line).expect(line);
+        }
+        assert!(matches!(
+            parse("control list -s").unwrap().command,
+            Command::List { system: true, .. }
+        ));
+    }
+
+    #[test]
+    fn wrong_usage_is_status_2_and_help_is_0() {
+        for line in [
+            "control",
+            "control bogus",
+            "control start",
+            "control start c --bogus",
+            "control create",
+            "control create c.conf c.sig",
+            "control run c",
+            "control run -e novalue c ls",
+            "control run -t -T c ls",
+            "control --format xml list",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        let help = parse("control --help").unwrap_err();
+        assert_eq!(help.kind(), ErrorKind::DisplayHelp);
+        assert_eq!(help.exit_code(), 0);
+    }
+
+    #[test]
+    fn the_command_of_run_keeps_its_own_options() {
+        let run = run("control run -e A=1 -w /srv -e B=2 c ls -e -T --pty x");
+        assert_eq!(run.env, ["A=1", "B=2"]);
+        assert_eq!(run.workdir.as_deref(), Some("/srv"));
+        let (wish, argv) = run.split();
+        assert_eq!(wish, PtyWish::Unsaid);
+        assert_eq!(argv, ["ls", "-e", "-T", "--pty", "x"]);
+    }
+
+    #[test]
+    fn nopty_counts_only_before_a_command() {
+        let split = |line| {
+            let run = run(line);
+            let (wish, argv) = run.split();
+            (wish, argv.join(" "))
+        };
+        assert_eq!(
+            split("control run c nopty ls -l"),
+            (PtyWish::No, "ls -l".into())
+        );
+        assert_eq!(
+            split("control run c nopty"),
+            (PtyWish::Unsaid, "nopty".into())
+        );
+        assert_eq!(
+            split("control run c ls nopty"),
+            (PtyWish::Unsaid, "ls nopty".into())
+        );
+        assert_eq!(split("control run -T c ls"), (PtyWish::No, "ls".into()));
+        assert_eq!(split("control run -t c ls"), (PtyWish::Yes, "ls".into()));
+    }
+}

@@ -1,0 +1,100 @@
+//! What containers there are, and commands that need nothing but their target.
+
+use std::{fs, path::Path};
+
+use cml_wire::proto::{controller_to_daemon::Command, daemon_to_controller::Code};
+
+use super::Context;
+use crate::{client, exit::CliError, render::Words};
+
+/// `list`
+pub fn list(context: &Context<'_>, system: bool) -> Result<u8, CliError> {
+    let mut request = client::bare(Command::GetContainerStatus);
+    request.system_services = system.then_some(true);
+    let words = Words {
+        action: "list",
+        done: "",
+    };
+    context.ask(context.connect()?, request, Code::ContainerStatus, words)
+}
+
+/// `state`: units can be asked about too.
+pub fn state(context: &Context<'_>, word: &str) -> Result<u8, CliError> {
+    let (mut client, container) = context.connect_to(word, true)?;
+    let mut request = client::about(Command::GetContainerStatus, &container.uuid);
+    request.system_services = Some(true);
+    let reply = client.call(request)?;
+    if reply.code == i32::from(Code::ContainerStatus) && reply.container_status.is_empty() {
+        // Removed between the two requests.
+        return Err(crate::resolve::ResolveError::NotFound.into());
+    }
+    let words = Words {
+        action: "state",
+        done: "",
+    };
+    context.show(&reply, Code::ContainerStatus, words)
+}
+
+/// `config`
+pub fn config(context: &Context<'_>, word: &str) -> Result<u8, CliError> {
+    let (client, container) = context.connect_to(word, false)?;
+    let request = client::about(Command::GetContainerConfig, &container.uuid);
+    let words = Words {
+        action: "config",
+        done: "",
+    };
+    context.ask(client, request, Code::ContainerConfig, words)
+}
+
+/// `list_guestos`
+pub fn list_guestos(context: &Context<'_>) -> Result<u8, CliError> {
+    let request = client::bare(Command::ListGuestosConfigs);
+    let words = Words {
+        action: "list_guestos",
+        done: "",
+    };
+    context.ask(context.connect()?, request, Code::GuestosConfigsList, words)
+}
+
+/// `create`; the files are read before the daemon is bothered.
+pub fn create(
+    context: &Context<'_>,
+    conf: &Path,
+    signed: Option<(&Path, &Path)>,
+) -> Result<u8, CliError> {
+    let mut request = client::bare(Command::CreateContainer);
+    request.container_config_file = Some(file(conf)?);
+    if let Some((sig, cert)) = signed {
+        request.container_config_signature = Some(file(sig)?);
+        request.container_config_certificate = Some(file(cert)?);
+    }
+    let words = Words {
+        action: "create",
+        done: "created",
+    };
+    context.ask(context.connect()?, request, Code::ContainerConfig, words)
+}
+
+/// A command without parameters about one container.
+pub fn simple(
+    context: &Context<'_>,
+    word: &str,
+    command: Command,
+    words: Words<'_>,
+) -> Result<u8, CliError> {
+    let (client, container) = context.connect_to(word, false)?;
+    let request = client::about(command, &container.uuid);
+    let done = format!("container {} {}", container.name, words.done);
+    let words = Words {
+        done: &done,
+        ..words
+    };
+    context.ask(client, request, Code::Response, words)
+}
+
+fn file(path: &Path) -> Result<Vec<u8>, CliError> {
+    fs::read(path).map_err(|source| CliError::File {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,147 @@
+//! One file per family of commands; here is what they share.
+
+mod containers;
+mod device;
+mod power;
+mod run;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::Path,
+};
+
+use clap::CommandFactory;
+use cml_wire::proto::{
+    ControllerToDaemon, DaemonToController, controller_to_daemon as wire,
+    daemon_to_controller::Code,
+};
+
+use crate::{
+    cli::{self, Cli, Command},
+    client::Client,
+    exit::{self, CliError},
+    render::{self, Format, Shown, Words},
+    resolve::{self, Container},
+};
+
+/// What every command needs.
+#[derive(Debug)]
+pub struct Context<'a> {
+    socket: &'a Path,
+    format: Format,
+}
+
+impl Context<'_> {
+    fn connect(&self) -> Result<Client, CliError> {
+        Ok(Client::connect(self.socket)?)
+    }
+
+    fn connect_to(&self, word: &str, units: bool) -> Result<(Client, Container), CliError> {
+        let mut client = self.connect()?;
+        let container = resolve::container(&mut client, word, units)?;
+        Ok((client, container))
+    }
+
+    /// Sends the request on the connection and shows the one reply.
+    fn ask(
+        &self,
+        mut client: Client,
+        request: ControllerToDaemon,
+        expected: Code,
+        words: Words<'_>,
+    ) -> Result<u8, CliError> {
+        let reply = client.call(request)?;
+        self.show(&reply, expected, words)
+    }
+
+    fn show(
+        &self,
+        reply: &DaemonToController,
+        expected: Code,
+        words: Words<'_>,
+    ) -> Result<u8, CliError> {
+        let Shown { out, err, status } = render::reply(self.format, reply, expected, words);
+        let mut stdout = io::stdout().lock();
+        let written = stdout
+            .write_all(out.as_bytes())
+            .and_then(|()| stdout.flush());
+        if !err.is_empty() {
+            exit::complain(&err);
+        }
+        written.map_err(CliError::Output)?;
+        Ok(status)
+    }
+}
+
+/// Carries out the command; the result is the exit status.
+///
+/// # Errors
+/// [`CliError`] when there is no reply to show.
+pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
+    let socket = cli.socket();
+    let context = Context {
+        socket: &socket,
+        format: format(cli.format),
+    };
+    match cli.command {
+        Command::List { system, .. } => containers::list(&context, system),
+        Command::ListGuestos(_) => containers::list_guestos(&context),
+        Command::Create { conf, sig, cert } => {
+            containers::create(&context, &conf, sig.as_deref().zip(cert.as_deref()))
+        }
+        Command::Remove(target) => containers::simple(
+            &context,
+            &target.container,
+            wire::Command::RemoveContainer,
+            Words {
+                action: "remove",
+                done: "removed",
+            },
+        ),
+        Command::Start {
+            container,
+            key,
+            setup,
+        } => power::start(&context, &container, key, setup),
+        Command::Stop { container, key } => power::stop(&context, &container, key),
+        Command::State(target) => containers::state(&context, &target.container),
+        Command::Config(target) => containers::config(&context, &target.container),
+        Command::Reload(_) => device::reload(&context),
+        Command::Run(run) => run::run(&context, &run),
+        Command::Freeze(target) => containers::simple(
+            &context,
+            &target.container,
+            wire::Command::ContainerFreeze,
+            Words {
+                action: "freeze",
+                done: "frozen",
+            },
+        ),
+        Command::Unfreeze(target) => containers::simple(
+            &context,
+            &target.container,
+            wire::Command::ContainerUnfreeze,
+            Words {
+                action: "unfreeze",
+                done: "running again",
+            },
+        ),
+        Command::GetProvisioned(_) => device::get_provisioned(&context),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "control", &mut script);
+            io::stdout().write_all(&script).map_err(CliError::Output)?;
+            Ok(exit::OK)
+        }
+    }
+}
+
+fn format(wish: cli::Format) -> Format {
+    match wish {
+        cli::Format::Text => Format::Text,
+        cli::Format::Json => Format::Json,
+        cli::Format::Table => Format::Table,
+        cli::Format::Auto if io::stdout().is_terminal() => Format::Table,
+        cli::Format::Auto => Format::Text,
+    }
+}

@@ -1,0 +1,170 @@
+//! For programs: one document, keys in lower case, enums by name. Keys are only ever added.
+//!
+//! Every document has `ok` and `code`; a failure has `error`. Optional fields that were not sent are
+//! left out; lists are always there.
+
+use cml_wire::proto::{
+    ContainerConfig, ContainerStatus, ContainerTokenType, ContainerTrust, ContainerType,
+    ContainerUsbType, CryptfsMode, DaemonToController, GuestOsConfig, GuestOsMount, I18nString,
+    daemon_to_controller::{Code, Response},
+    guest_os_mount,
+};
+use serde_json::{Map, Value, json};
+
+use super::{name, state_name};
+use crate::exit;
+
+/// The whole reply.
+pub fn reply(reply: &DaemonToController, good: bool) -> String {
+    let mut document = Map::new();
+    document.insert("ok".into(), good.into());
+    document.insert("code".into(), name!(Code, reply.code).into());
+    match Code::try_from(reply.code) {
+        Ok(Code::Response) => {
+            let response = reply.response.map(|response| name!(Response, response));
+            document.insert("response".into(), response.into());
+        }
+        Ok(Code::ContainerStatus) => {
+            document.insert(
+                "containers".into(),
+                list(&reply.container_status, container),
+            );
+        }
+        Ok(Code::ContainerConfig) => {
+            let pairs = reply.container_configs.iter().zip(&reply.container_uuids);
+            let configs = pairs.map(|(one, uuid)| json!({"uuid": uuid, "config": config(one)}));
+            document.insert("configs".into(), configs.collect());
+        }
+        Ok(Code::GuestosConfigsList) => {
+            document.insert("guestos".into(), list(&reply.guestos_configs, guestos));
+        }
+        Ok(Code::DeviceProvisionedState) => {
+            let provisioned = reply.device_is_provisioned;
+            document.insert("device_is_provisioned".into(), provisioned.into());
+        }
+        _ => {}
+    }
+    if !good {
+        document.insert("error".into(), exit::reason(reply).into());
+    }
+    format!("{:#}\n", Value::Object(document))
+}
+
+fn list<T>(items: &[T], one: fn(&T) -> Value) -> Value {
+    items.iter().map(one).collect()
+}
+
+/// Leaves out what was not sent.
+fn present(value: Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .collect(),
+        other => other,
+    }
+}
+
+fn container(one: &ContainerStatus) -> Value {
+    json!({
+        "uuid": one.uuid,
+        "name": one.name,
+        "type": name!(ContainerType, one.r#type),
+        "state": state_name(one.state),
+        "uptime": one.uptime,
+        "created": one.created,
+        "guestos": one.guestos,
+        "trust_level": name!(ContainerTrust, one.trust_level),
+        "cryptfs_mode": name!(CryptfsMode, one.cryptfs_mode),
+    })
+}
+
+fn config(one: &ContainerConfig) -> Value {
+    present(json!({
+        "name": one.name,
+        "guest_os": one.guest_os,
+        "guestos_version": one.guestos_version,
+        "image_sizes": list(&one.image_sizes, |size| present(json!({
+            "image_name": size.image_name,
+            "image_size": size.image_size,
+            "image_file": size.image_file,
+        }))),
+        "ram_limit": one.ram_limit,
+        "color": one.color,
+        "type": name!(ContainerType, one.r#type),
+        "init_env": one.init_env,
+        "userns": one.userns,
+        "assign_cpus": one.assign_cpus,
+        "allow_autostart": one.allow_autostart,
+        "allow_system_time": one.allow_system_time,
+        "dns_server": one.dns_server,
+        "netns": one.netns,
+        "net_ifaces": list(&one.net_ifaces, |iface| json!({
+            "netif": iface.netif,
+            "mac_filter": iface.mac_filter,
+        })),
+        "allow_module": one.allow_module,
+        "allow_dev": one.allow_dev,
+        "assign_dev": one.assign_dev,
+        "vnet_configs": list(&one.vnet_configs, |vnet| present(json!({
+            "if_name": vnet.if_name,
+            "configure": vnet.configure,
+            "if_rootns_name": vnet.if_rootns_name,
+            "if_mac": vnet.if_mac,
+        }))),
+        "usb_configs": list(&one.usb_configs, |usb| json!({
+            "id": usb.id,
+            "serial": usb.serial,
+            "assign": usb.assign,
+            "type": name!(ContainerUsbType, usb.r#type),
+        })),
+        "fifos": one.fifos,
+        "token_type": name!(ContainerTokenType, one.token_type),
+        "usb_pin_entry": one.usb_pin_entry,
+        "enable_xorg_compat": one.enable_xorg_compat,
+    }))
+}
+
+/// Everything but the icon, which is a picture.
+fn guestos(one: &GuestOsConfig) -> Value {
+    present(json!({
+        "name": one.name,
+        "hardware": one.hardware,
+        "version": one.version,
+        "mounts": list(&one.mounts, mount),
+        "init_path": one.init_path,
+        "init_param": one.init_param,
+        "init_env": one.init_env,
+        "mounts_setup": list(&one.mounts_setup, mount),
+        "description": languages(&one.description),
+        "description_long": one.description_long.as_ref().map(languages),
+        "upstream_version": one.upstream_version,
+        "build_date": one.build_date,
+        "update_base_url": one.update_base_url,
+        "feature_bg_booting": one.feature_bg_booting,
+        "min_ram_limit": one.min_ram_limit,
+        "def_ram_limit": one.def_ram_limit,
+        "feature_install_guest": one.feature_install_guest,
+    }))
+}
+
+fn mount(one: &GuestOsMount) -> Value {
+    present(json!({
+        "image_file": one.image_file,
+        "mount_point": one.mount_point,
+        "fs_type": one.fs_type,
+        "mount_type": name!(guest_os_mount::Type, one.mount_type),
+        "min_size": one.min_size,
+        "max_size": one.max_size,
+        "def_size": one.def_size,
+        "image_size": one.image_size,
+        "image_sha1": one.image_sha1,
+        "image_sha2_256": one.image_sha2_256,
+        "mount_data": one.mount_data,
+        "image_verity_sha256": one.image_verity_sha256,
+    }))
+}
+
+fn languages(one: &I18nString) -> Value {
+    present(json!({"en": one.en, "de": one.de, "fr": one.fr}))
+}

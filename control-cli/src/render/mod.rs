@@ -1,0 +1,99 @@
+//! Replies as people and programs want to see them. Pure: text in, text out.
+
+mod json;
+mod table;
+mod text;
+
+use std::fmt::Write;
+
+use cml_wire::proto::{ContainerState, DaemonToController, daemon_to_controller::Code};
+
+use crate::exit;
+
+/// Form of the results, decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Protobuf text, as the old client printed it.
+    Text,
+    /// One JSON document.
+    Json,
+    /// Tables and sentences.
+    Table,
+}
+
+/// What a command is called in sentences.
+#[derive(Debug, Clone, Copy)]
+pub struct Words<'a> {
+    /// The command.
+    pub action: &'a str,
+    /// What is said when it succeeded and the reply carries nothing else.
+    pub done: &'a str,
+}
+
+/// A reply, ready to be printed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// For standard output.
+    pub out: String,
+    /// For standard error, one line; may be empty.
+    pub err: String,
+    /// The exit status.
+    pub status: u8,
+}
+
+/// Shows the reply to a command that expects this code.
+pub fn reply(
+    format: Format,
+    reply: &DaemonToController,
+    expected: Code,
+    words: Words<'_>,
+) -> Shown {
+    let good = exit::succeeded(reply, expected);
+    let failed = || {
+        let reason = printable(&exit::reason(reply));
+        format!("{} failed: {reason}", words.action)
+    };
+    let (out, err) = match (format, good) {
+        (Format::Text, true) => (text::reply(reply), String::new()),
+        (Format::Text, false) => (text::reply(reply), failed()),
+        (Format::Json, good) => (json::reply(reply, good), String::new()),
+        (Format::Table, true) => (table::reply(reply, words), String::new()),
+        (Format::Table, false) => (String::new(), failed()),
+    };
+    let status = if good { exit::OK } else { exit::REFUSED };
+    Shown { out, err, status }
+}
+
+/// Text from elsewhere, without what could command a terminal.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() {
+            // Writing to a `String` does not fail.
+            let _ = write!(out, "{}", char.escape_default());
+        } else {
+            out.push(char);
+        }
+    }
+    out
+}
+
+/// Names of states in tables and JSON (design.md 1: state 8).
+fn state_name(state: i32) -> &'static str {
+    match ContainerState::try_from(state) {
+        Ok(ContainerState::Shutdown) => "SHUTTING_DOWN",
+        Ok(state) => state.as_str_name(),
+        Err(_) => "unknown",
+    }
+}
+
+/// The name of a value of this enum; `unknown` as in protobuf text (protocol.md 1.6).
+macro_rules! name {
+    ($kind:ty, $value:expr) => {
+        <$kind>::try_from($value).map_or("unknown", |value| value.as_str_name())
+    };
+}
+use name;
+
+#[cfg(test)]
+mod tests;

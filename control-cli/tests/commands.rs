@@ -1,0 +1,322 @@
+//! Commands against a daemon that answers recorded frames (wire-samples.md).
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixListener,
+};
+
+use cml_wire::proto::{
+    ContainerConfig, DaemonToController,
+    controller_to_daemon::Command,
+    daemon_to_controller::{Code, Response},
+};
+use common::{Daemon, UUID, bare, control, response, status_list, text};
+
+#[test]
+fn list_sends_and_shows_the_recorded_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 6];
+        stream.read_exact(&mut request).unwrap();
+        stream.write_all(&[0, 0, 0, 2, 8, 3]).unwrap();
+        request
+    });
+    let output = control()
+        .env("CML_SOCKET", &socket)
+        .arg("LIST")
+        .output()
+        .unwrap();
+    assert_eq!(daemon.join().unwrap(), [0, 0, 0, 2, 8, 3]);
+    assert_eq!(text(&output.stdout), "code: CONTAINER_STATUS\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn start_takes_the_pin_from_a_pipe() {
+    let daemon = Daemon::start(|peer| {
+        peer.resolve();
+        let request = peer.expect(Command::ContainerCmldHandlesPin);
+        assert_eq!(request.container_uuids, [UUID]);
+        peer.send(&DaemonToController {
+            container_cmld_handles_pin: Some(false),
+            ..bare(Code::ContainerCmldHandlesPin)
+        });
+        let request = peer.expect(Command::ContainerStart);
+        assert_eq!(request.container_uuids, [UUID]);
+        let params = request.container_start_params.unwrap();
+        assert_eq!(params.key.as_deref(), Some("12 34"));
+        assert_eq!(params.setup, None);
+        peer.send(&response(Response::ContainerStartTokenUnpaired));
+    });
+    let output = daemon.run(&["start", "c"], b"12 34\n");
+    assert_eq!(
+        text(&output.stdout),
+        "Password: code: RESPONSE\nresponse: CONTAINER_START_TOKEN_UNPAIRED\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn no_pin_is_asked_for_where_none_is_needed() {
+    let daemon = Daemon::start(|peer| {
+        peer.resolve();
+        peer.expect(Command::ContainerCmldHandlesPin);
+        peer.send(&DaemonToController {
+            container_cmld_handles_pin: Some(false),
+            pin_required: Some(false),
+            ..bare(Code::ContainerCmldHandlesPin)
+        });
+        let params = peer
+            .expect(Command::ContainerStart)
+            .container_start_params
+            .unwrap();
+        assert_eq!((params.key, params.setup), (None, Some(true)));
+        peer.send(&response(Response::ContainerStartOk));
+    });
+    let output = daemon.run(&["start", "c", "--setup"], b"unread\n");
+    assert_eq!(
+        text(&output.stdout),
+        "code: RESPONSE\nresponse: CONTAINER_START_OK\n"
+    );
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_pin_reader_is_pointed_out() {
+    let daemon = Daemon::start(|peer| {
+        peer.resolve();
+        peer.expect(Command::ContainerCmldHandlesPin);
+        peer.send(&DaemonToController {
+            container_cmld_handles_pin: Some(true),
+            ..bare(Code::ContainerCmldHandlesPin)
+        });
+        let params = peer
+            .expect(Command::ContainerStop)
+            .container_start_params
+            .unwrap();
+        assert_eq!(params.key, None);
+        peer.send(&response(Response::ContainerStopOk));
+    });
+    let output = daemon.run(&["stop", "c", "--key=x"], b"");
+    assert_eq!(
+        text(&output.stdout),
+        "code: RESPONSE\nresponse: CONTAINER_STOP_OK\n"
+    );
+    assert!(text(&output.stderr).contains("--key is ignored"));
+    assert!(text(&output.stderr).contains("enter the PIN at the reader"));
+}
+
+#[test]
+fn a_key_on_the_command_line_is_sent() {
+    for (words, key) in [
+        (["start", "c", "--key=pw"], Some("pw")),
+        (["start", "c", "-kpw"], Some("pw")),
+        (["start", "c", "--key="], Some("")),
+        (["start", "c", "--key"], None),
+    ] {
+        let daemon = Daemon::start(move |peer| {
+            peer.resolve();
+            peer.expect(Command::ContainerCmldHandlesPin);
+            // An answer of another kind: the client goes on (protocol.md 4.4).
+            peer.send(&response(Response::CmdFailed));
+            let params = peer
+                .expect(Command::ContainerStart)
+                .container_start_params
+                .unwrap();
+            assert_eq!(params.key.as_deref(), key);
+            peer.send(&response(Response::ContainerStartOk));
+        });
+        let output = daemon.run(&words, b"");
+        assert_eq!(output.status.code(), Some(0), "{words:?}");
+    }
+}
+
+#[test]
+fn json_stays_one_document_when_a_pin_is_asked_for() {
+    let daemon = Daemon::start(|peer| {
+        peer.resolve();
+        peer.expect(Command::ContainerCmldHandlesPin);
+        peer.send(&bare(Code::ContainerCmldHandlesPin));
+        let params = peer
+            .expect(Command::ContainerStop)
+            .container_start_params
+            .unwrap();
+        assert_eq!(
+            params.key.as_deref(),
+            Some(""),
+            "the end of the input is an empty PIN"
+        );
+        peer.send(&response(Response::ContainerStopFailedNotRunning));
+    });
+    let output = daemon.run(&["--format", "json", "stop", "c"], b"");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["response"], "CONTAINER_STOP_FAILED_NOT_RUNNING");
+    assert_eq!(text(&output.stderr), "Password: ");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn an_unknown_container_is_said_in_the_words_scripts_know() {
+    let daemon = Daemon::start(|peer| peer.resolve());
+    let output = daemon.run(&["remove", "other", "--key=pw"], b"");
+    assert_eq!(
+        text(&output.stderr),
+        "Container with provided uuid/name does not exist!\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_refused_look_up_is_said() {
+    let daemon = Daemon::start(|peer| {
+        peer.expect(Command::GetContainerStatus);
+        peer.send(&response(Response::CmdUnsupported));
+    });
+    let output = daemon.run(&["freeze", "c"], b"");
+    assert!(text(&output.stderr).contains("CMD_UNSUPPORTED"));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn remove_by_uuid_ignores_further_words() {
+    let daemon = Daemon::start(|peer| {
+        peer.resolve();
+        assert_eq!(
+            peer.expect(Command::RemoveContainer).container_uuids,
+            [UUID]
+        );
+        peer.send(&response(Response::CmdOk));
+    });
+    let output = daemon.run(&["remove", &UUID.to_uppercase(), "--key=pw"], b"");
+    assert_eq!(text(&output.stdout), "code: RESPONSE\nresponse: CMD_OK\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn state_asks_about_units_too() {
+    let daemon = Daemon::start(|peer| {
+        let look_up = peer.expect(Command::GetContainerStatus);
+        assert_eq!(look_up.system_services, Some(true));
+        peer.send(&status_list());
+        assert_eq!(
+            peer.expect(Command::GetContainerStatus).container_uuids,
+            [UUID]
+        );
+        peer.send(&status_list());
+    });
+    let output = daemon.run(&["state", "c"], b"");
+    assert!(text(&output.stdout).contains("  state: STOPPED\n"));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn create_sends_the_files_and_fails_without_a_configuration_in_the_reply() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for name in ["conf", "sig", "cert"] {
+        fs::write(path(name), name).unwrap();
+    }
+    for good in [true, false] {
+        let daemon = Daemon::start(move |peer| {
+            let request = peer.expect(Command::CreateContainer);
+            assert_eq!(request.container_config_file.as_deref(), Some(&b"conf"[..]));
+            assert_eq!(
+                request.container_config_signature.as_deref(),
+                Some(&b"sig"[..])
+            );
+            assert_eq!(
+                request.container_config_certificate.as_deref(),
+                Some(&b"cert"[..])
+            );
+            let mut reply = bare(Code::ContainerConfig);
+            if good {
+                reply.container_uuids.push(UUID.into());
+                reply.container_configs.push(ContainerConfig::default());
+            }
+            peer.send(&reply);
+        });
+        let output = daemon.run(&["create", &path("conf"), &path("sig"), &path("cert")], b"");
+        assert_eq!(text(&output.stdout).contains("guest_os"), good);
+        let all = [output.stdout, output.stderr].concat();
+        assert_eq!(text(&all).contains("uuids"), good);
+        assert_eq!(output.status.code(), Some(i32::from(!good)));
+    }
+}
+
+#[test]
+fn files_are_read_before_the_daemon_is_asked() {
+    let output = control()
+        .args(["-s", "/nonexistent/socket", "create", "/nonexistent/conf"])
+        .output()
+        .unwrap();
+    assert!(text(&output.stderr).starts_with("control: cannot read /nonexistent/conf: "));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_missing_daemon_is_status_125() {
+    let output = control()
+        .args(["-s", "/nonexistent/s", "list"])
+        .output()
+        .unwrap();
+    let error = text(&output.stderr);
+    assert!(
+        error.starts_with("control: cannot reach cmld at /nonexistent/s: "),
+        "{error}"
+    );
+    assert!(error.ends_with("; is it running?\n"), "{error}");
+    assert_eq!(output.status.code(), Some(125));
+}
+
+#[test]
+fn a_daemon_that_goes_away_is_status_125() {
+    let daemon = Daemon::start(|peer| {
+        peer.next();
+    });
+    let output = daemon.run(&["list"], b"");
+    assert!(text(&output.stderr).contains("closed the connection"));
+    assert_eq!(output.status.code(), Some(125));
+}
+
+#[test]
+fn wrong_usage_is_status_2_and_names_what_was_expected() {
+    let output = control().args(["start"]).output().unwrap();
+    assert!(text(&output.stderr).contains("<CONTAINER>"));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn help_names_every_command_and_completions_exist() {
+    let output = control().arg("--help").output().unwrap();
+    let help = text(&output.stdout);
+    for word in [
+        "list",
+        "list_guestos",
+        "create",
+        "remove",
+        "start",
+        "stop",
+        "state",
+        "config",
+        "reload",
+        "run",
+        "freeze",
+        "unfreeze",
+        "get_provisioned",
+        "CML_SOCKET",
+        "125",
+    ] {
+        assert!(help.contains(word), "{word}");
+    }
+    assert_eq!(output.status.code(), Some(0));
+    let output = control().args(["completions", "bash"]).output().unwrap();
+    assert!(text(&output.stdout).contains("list_guestos"));
+}

@@ -1,0 +1,255 @@
+//! The container service: every container of the device and its life cycle.
+
+use cml_wire::proto::{ContainerConfig, ContainerStatus};
+use tokio::sync::mpsc;
+
+use crate::{
+    api::{guestos::GuestOsError, token::TokenError},
+    error::BusError,
+    id::ContainerId,
+    secret::Pin,
+};
+
+/// Status of these containers in list order, of all if none is named. Unknown ones are skipped.
+#[derive(Debug)]
+pub struct Status {
+    /// Whose status.
+    pub ids: Vec<ContainerId>,
+}
+
+/// Stored configurations of these containers, of all if none is named.
+#[derive(Debug)]
+pub struct Configs {
+    /// Whose configuration.
+    pub ids: Vec<ContainerId>,
+}
+
+/// A detached signature with the certificates that vouch for it.
+#[derive(Debug, Clone)]
+pub struct Signature {
+    /// The raw signature.
+    pub signature: Vec<u8>,
+    /// PEM: the signer first, then intermediates.
+    pub certificate: Vec<u8>,
+}
+
+/// A new container with a random identity from a template in text form.
+#[derive(Debug)]
+pub struct Create {
+    /// The template.
+    pub config: Vec<u8>,
+    /// Needed when the device wants signed configurations.
+    pub signature: Option<Signature>,
+}
+
+/// Deletes a container completely, after killing it if it runs.
+#[derive(Debug)]
+pub struct Remove {
+    /// Which container.
+    pub id: ContainerId,
+}
+
+/// Reads the configurations of all stopped containers from disk again.
+#[derive(Debug)]
+pub struct Reload;
+
+/// Starts a container. The answer comes when its init is about to run, or when that failed.
+#[derive(Debug)]
+pub struct Start {
+    /// Which container.
+    pub id: ContainerId,
+    /// The PIN of its token; not looked at for `token_type: NONE`.
+    pub pin: Option<Pin>,
+    /// Start in setup mode (requirement.md, `start --setup`).
+    pub setup: bool,
+}
+
+/// Asks a container to shut down. The answer comes when the shutdown has begun.
+#[derive(Debug)]
+pub struct Stop {
+    /// Which container.
+    pub id: ContainerId,
+    /// The PIN of its token; not looked at for `token_type: NONE`.
+    pub pin: Option<Pin>,
+}
+
+/// Stops scheduling the container's processes, or lets them go on.
+#[derive(Debug)]
+pub struct SetFrozen {
+    /// Which container.
+    pub id: ContainerId,
+    /// Freeze or thaw.
+    pub frozen: bool,
+}
+
+/// How the PIN of a container is given.
+#[derive(Debug)]
+pub struct PinEntry {
+    /// Which container.
+    pub id: ContainerId,
+}
+
+/// The answer to [`PinEntry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PinNeeds {
+    /// The PIN is typed at a USB reader, not at the client.
+    pub usb_reader: bool,
+    /// A PIN is needed at all; false for `token_type: NONE`.
+    pub required: bool,
+}
+
+/// The size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSize {
+    /// Characters per line.
+    pub cols: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+/// Runs a command in a running container.
+#[derive(Debug)]
+pub struct Exec {
+    /// Which container.
+    pub id: ContainerId,
+    /// The complete argument vector; the first word is looked up in the container's `PATH`.
+    pub argv: Vec<String>,
+    /// Additional `KEY=value` words.
+    pub env: Vec<String>,
+    /// Working directory in the container, `/` if absent.
+    pub workdir: Option<String>,
+    /// Give the command a terminal of this size; `None` gives it pipes.
+    pub terminal: Option<WindowSize>,
+}
+
+/// What goes into a running command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecInput {
+    /// Bytes for its standard input or terminal.
+    Data(Vec<u8>),
+    /// No more input will come.
+    Eof,
+    /// The client's terminal has another size now.
+    Resize(WindowSize),
+}
+
+/// What comes out of a running command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecOutput {
+    /// Bytes from its terminal or standard output.
+    Stdout(Vec<u8>),
+    /// Bytes from its standard error; never with a terminal.
+    Stderr(Vec<u8>),
+    /// It ended: exit status, or 128 + n for signal n. Always the last item.
+    Exit(i32),
+}
+
+/// A running command. Dropping it hangs up: the command's session ends.
+#[derive(Debug)]
+pub struct ExecSession {
+    /// Bounded: a client that sends faster than the command reads waits.
+    pub input: mpsc::Sender<ExecInput>,
+    /// Bounded: a command that writes faster than the client reads waits.
+    pub output: mpsc::Receiver<ExecOutput>,
+}
+
+/// Why the container service refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContainerError {
+    /// No container has this identity.
+    #[error("there is no container {0}")]
+    NotFound(ContainerId),
+    /// Start of a container that is not stopped.
+    #[error("container {0} is running or being started already")]
+    AlreadyRunning(ContainerId),
+    /// The command needs a running container.
+    #[error("container {0} is not running")]
+    NotRunning(ContainerId),
+    /// The container's data or keys are damaged.
+    #[error("container {0} is a zombie: its data or keys are damaged; wipe or remove it")]
+    Zombie(ContainerId),
+    /// `core0` is managed by the device itself.
+    #[error("this command is not available for core0")]
+    Protected,
+    /// The PIN was needed and wrong, or the token could not be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The configuration cannot be accepted.
+    #[error("the configuration is refused: {0}")]
+    BadConfig(String),
+    /// The guest OS cannot be used.
+    #[error(transparent)]
+    GuestOs(#[from] GuestOsError),
+    /// The container could not be brought up; everything done so far was undone.
+    #[error("container {id} did not start: {reason}")]
+    Launch {
+        /// Which container.
+        id: ContainerId,
+        /// What failed, and what failed while undoing.
+        reason: String,
+    },
+    /// A command could not be run in the container.
+    #[error("cannot run the command in container {id}: {reason}")]
+    Exec {
+        /// Which container.
+        id: ContainerId,
+        /// What failed.
+        reason: String,
+    },
+    /// The kernel did not freeze or thaw the container.
+    #[error("container {id}: {reason}")]
+    Freeze {
+        /// Which container.
+        id: ContainerId,
+        /// What failed.
+        reason: String,
+    },
+    /// The store cannot be read or written.
+    #[error("`{path}`: {reason}")]
+    Store {
+        /// The file or directory.
+        path: String,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// The bus could not deliver.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+crate::request!(Status => Vec<ContainerStatus>, ContainerError, "container.status", 10 s);
+crate::request!(Configs => Vec<(ContainerId, ContainerConfig)>, ContainerError, "container.configs", 10 s);
+crate::request!(Create => (ContainerId, ContainerConfig), ContainerError, "container.create", 60 s);
+crate::request!(Remove => (), ContainerError, "container.remove", 60 s);
+crate::request!(Reload => (), ContainerError, "container.reload", 60 s);
+crate::request!(Start => (), ContainerError, "container.start", 360 s);
+crate::request!(Stop => (), ContainerError, "container.stop", 60 s);
+crate::request!(SetFrozen => (), ContainerError, "container.set_frozen", 20 s);
+crate::request!(PinEntry => PinNeeds, ContainerError, "container.pin_entry", 10 s);
+crate::request!(Exec => ExecSession, ContainerError, "container.exec", 30 s);
+
+crate::service_port! {
+    /// What the holder may ask of the container service.
+    ContainerPort {
+        /// States.
+        status: Status,
+        /// Stored configurations.
+        configs: Configs,
+        /// New container.
+        create: Create,
+        /// Delete a container.
+        remove: Remove,
+        /// Read configurations again.
+        reload: Reload,
+        /// Start.
+        start: Start,
+        /// Stop.
+        stop: Stop,
+        /// Freeze or thaw.
+        set_frozen: SetFrozen,
+        /// How the PIN is given.
+        pin_entry: PinEntry,
+        /// Run a command.
+        exec: Exec,
+    }
+}

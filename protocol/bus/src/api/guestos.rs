@@ -1,0 +1,164 @@
+//! The guest OS service: which guest operating systems are installed, and their verified images.
+
+use std::{any::Any, fmt, os::fd::OwnedFd, sync::Arc};
+
+use cml_wire::proto::{ContainerTrust, GuestOsConfig, GuestOsMount};
+
+use crate::{api::token::TokenError, error::BusError};
+
+/// All installed versions of all guest operating systems, in the order they were found.
+#[derive(Debug)]
+pub struct List;
+
+/// Which version a container gets (protocol.md 6.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Exactly this one: signed container configurations pin theirs.
+    Exactly(u64),
+    /// The newest, but at least this one.
+    AtLeast(u64),
+}
+
+/// Finds a version without touching its images.
+#[derive(Debug)]
+pub struct Find {
+    /// The name of the guest OS.
+    pub name: String,
+    /// Which version.
+    pub version: Version,
+}
+
+/// Finds a version, verifies its images and mounts them.
+#[derive(Debug)]
+pub struct Resolve {
+    /// The name of the guest OS.
+    pub name: String,
+    /// Which version.
+    pub version: Version,
+    /// The mounts for setup mode as well.
+    pub setup: bool,
+}
+
+/// Reads the store again.
+#[derive(Debug)]
+pub struct Rescan;
+
+/// An installed guest OS whose signature was verified.
+#[derive(Debug, Clone)]
+pub struct Installed {
+    /// The configuration, from exactly the bytes that were verified.
+    pub config: Arc<GuestOsConfig>,
+    /// Who vouches for it.
+    pub trust: ContainerTrust,
+}
+
+/// A mounted, verified, read-only image. The mount goes away with the last clone of the `Arc`.
+pub struct ImageLease {
+    /// The root of the mounted file system, opened with `O_PATH`.
+    pub root: OwnedFd,
+    guard: Box<dyn Any + Send + Sync>,
+}
+
+impl ImageLease {
+    /// A lease on the tree at `root`; dropping `guard` takes the mount away.
+    pub fn new(root: OwnedFd, guard: Box<dyn Any + Send + Sync>) -> Self {
+        Self { root, guard }
+    }
+}
+
+impl fmt::Debug for ImageLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _ = &self.guard;
+        f.debug_struct("ImageLease").field("root", &self.root).finish()
+    }
+}
+
+/// One mount of the guest OS with the image behind it, if it has one.
+#[derive(Debug, Clone)]
+pub struct ResolvedMount {
+    /// What the configuration says.
+    pub mount: GuestOsMount,
+    /// The verified image, for the types that come from the guest OS store.
+    pub image: Option<Arc<ImageLease>>,
+}
+
+/// A guest OS ready to be started.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// What is installed.
+    pub installed: Installed,
+    /// Its normal mounts in file order.
+    pub mounts: Vec<ResolvedMount>,
+    /// Its mounts for setup mode, empty unless asked for.
+    pub setup_mounts: Vec<ResolvedMount>,
+}
+
+/// Why the guest OS service refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GuestOsError {
+    /// No such guest OS, or not in that version.
+    #[error("guest OS `{name}` is not installed{}", wanted(*version))]
+    NotInstalled {
+        /// The name asked for.
+        name: String,
+        /// The version asked for.
+        version: Version,
+    },
+    /// An image is missing or not what the configuration promises.
+    #[error("image `{path}`: {reason}; install the guest OS again with `control push_guestos_config`")]
+    BadImage {
+        /// The image file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The kernel would not mount an image.
+    #[error("cannot mount image `{path}`: {reason}")]
+    Mount {
+        /// The image file.
+        path: String,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// The store cannot be read.
+    #[error("cannot read `{path}`: {reason}")]
+    Store {
+        /// The file or directory.
+        path: String,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// Verification was impossible.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The bus could not deliver.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+fn wanted(version: Version) -> String {
+    match version {
+        Version::Exactly(v) => format!(" in version {v}"),
+        Version::AtLeast(0 | 1) => String::new(),
+        Version::AtLeast(v) => format!(" in version {v} or newer"),
+    }
+}
+
+crate::request!(List => Vec<Installed>, GuestOsError, "guestos.list", 10 s);
+crate::request!(Find => Installed, GuestOsError, "guestos.find", 10 s);
+crate::request!(Resolve => Resolved, GuestOsError, "guestos.resolve", 300 s);
+crate::request!(Rescan => (), GuestOsError, "guestos.rescan", 60 s);
+
+crate::service_port! {
+    /// What the holder may ask of the guest OS service.
+    GuestOsPort {
+        /// What is installed.
+        list: List,
+        /// One version, without its images.
+        find: Find,
+        /// One version with verified, mounted images.
+        resolve: Resolve,
+        /// Read the store again.
+        rescan: Rescan,
+    }
+}

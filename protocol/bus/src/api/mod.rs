@@ -1,0 +1,5 @@
+//! The contracts of the services, one file each: messages, replies, errors, and the port.
+
+pub mod container;
+pub mod guestos;
+pub mod token;

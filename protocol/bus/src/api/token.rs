@@ -1,0 +1,78 @@
+//! The token service: PINs, keys and signatures. The only holder of secrets.
+
+use cml_wire::proto::ContainerTrust;
+
+use crate::{error::BusError, id::ContainerId, secret::Pin};
+
+/// Checks the PIN of the token that protects this container (the device's softtoken unless the
+/// container has one of its own). The PIN is verified every time (design.md section 1).
+#[derive(Debug)]
+pub struct Unlock {
+    /// The container that is to be started or stopped.
+    pub container: ContainerId,
+    /// What the operator typed.
+    pub pin: Pin,
+}
+
+/// Checks a detached signature over a configuration (crypto.md section 3).
+#[derive(Debug)]
+pub struct VerifySignature {
+    /// The exact bytes that were signed.
+    pub data: Vec<u8>,
+    /// The raw signature.
+    pub signature: Vec<u8>,
+    /// PEM: the signer first, then intermediates.
+    pub certificate: Vec<u8>,
+}
+
+/// Why the token service refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The PIN does not open the token.
+    #[error("wrong PIN")]
+    WrongPin,
+    /// Too many wrong PINs since boot.
+    #[error("the token is locked until the device is rebooted")]
+    LockedTillReboot,
+    /// The token does not exist yet; self-provisioning is still running.
+    #[error("the softtoken is not ready yet; try again in a few seconds")]
+    Uninitialised,
+    /// The token file cannot be read or is damaged.
+    #[error("softtoken `{path}` cannot be used: {reason}")]
+    Unusable {
+        /// The token file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The signer's certificate does not lead to a trusted root.
+    #[error("the certificate is not trusted: {0}; register its root with `control ca_register`")]
+    BadCertificate(String),
+    /// The signature does not match the bytes.
+    #[error("the signature does not match the file")]
+    BadSignature,
+    /// A root of trust cannot be read.
+    #[error("trusted root `{path}` cannot be used: {reason}")]
+    BadRoot {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The bus could not deliver.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+crate::request!(Unlock => (), TokenError, "token.unlock", 30 s);
+crate::request!(VerifySignature => ContainerTrust, TokenError, "token.verify_signature", 20 s);
+
+crate::service_port! {
+    /// What the holder may ask of the token service.
+    TokenPort {
+        /// Check a PIN.
+        unlock: Unlock,
+        /// Check a signature; `SIGNED` or `LOCALLY_SIGNED` comes back.
+        verify_signature: VerifySignature,
+    }
+}

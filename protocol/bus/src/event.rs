@@ -1,0 +1,51 @@
+//! Events: what services tell everyone, without waiting for anyone.
+//!
+//! The ring is bounded; a subscriber that does not keep up loses the oldest events and is told how
+//! many it lost, it never slows the sender down.
+
+use cml_wire::proto::ContainerState;
+use tokio::sync::broadcast;
+
+use crate::id::ContainerId;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A container entered this state.
+    StateChanged {
+        /// Which container.
+        id: ContainerId,
+        /// Where it is now.
+        state: ContainerState,
+    },
+    /// A service died and was started again.
+    ServiceRestarted {
+        /// The name of the service.
+        service: &'static str,
+    },
+    /// A container was created or removed.
+    ContainerListChanged,
+}
+
+/// Where events are published and subscribed to. Clones share the ring.
+#[derive(Debug, Clone)]
+pub struct Events(broadcast::Sender<Event>);
+
+impl Default for Events {
+    fn default() -> Self {
+        // Room for a burst of 256 events: a start makes three, and 64 parallel starts must not lose one.
+        Self(broadcast::channel(256).0)
+    }
+}
+
+impl Events {
+    /// Tells all subscribers. Nobody listening is fine.
+    pub fn publish(&self, event: Event) {
+        let _ = self.0.send(event);
+    }
+
+    /// Everything that is published from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.0.subscribe()
+    }
+}

@@ -1,0 +1,59 @@
+//! Carries out a request that has at most one reply: one port call, then the translation back.
+
+use cml_bus::{
+    api::{
+        container::{Configs, Reload, Status},
+        guestos::List,
+    },
+    id::ContainerId,
+};
+use cml_wire::proto::DaemonToController;
+
+use crate::{
+    session::Shared,
+    translate_in::{Request, Selection},
+    translate_out,
+};
+
+/// The reply to the request, `None` where silence is the rule. `Exec` is not for this function
+/// (`exec::run`).
+pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToController> {
+    let container = &shared.ports.container;
+    Some(match request {
+        Request::ListGuestOs => {
+            translate_out::guestos_list(shared.ports.guestos.list.call(List).await)
+        }
+        Request::ListContainers => {
+            translate_out::container_list(container.status.call(Status { ids: vec![] }).await)
+        }
+        Request::Status(selection) => translate_out::status(match ids(selection) {
+            Some(ids) => container.status.call(Status { ids }).await,
+            None => Ok(vec![]),
+        }),
+        Request::Configs(selection) => translate_out::configs(match ids(selection) {
+            Some(ids) => container.configs.call(Configs { ids }).await,
+            None => Ok(vec![]),
+        }),
+        Request::Reload => translate_out::plain(container.reload.call(Reload).await),
+        Request::Create(request) => translate_out::created(container.create.call(request).await),
+        Request::Remove(request) => translate_out::plain(container.remove.call(request).await),
+        Request::Start(request) => translate_out::start(container.start.call(request).await),
+        Request::Stop(request) => translate_out::stop(container.stop.call(request).await),
+        Request::SetFrozen(request) => {
+            translate_out::plain(container.set_frozen.call(request).await)
+        }
+        Request::PinEntry(request) => {
+            translate_out::pin_entry(container.pin_entry.call(request).await)
+        }
+        Request::GetProvisioned => translate_out::provisioned(shared.mode.provisioned),
+        Request::Exec(_) | Request::Input(_) | Request::Resize(..) => return None,
+    })
+}
+
+/// The services take an empty list as "all", so a list of which nothing is left must not reach them.
+fn ids(selection: Selection) -> Option<Vec<ContainerId>> {
+    match selection {
+        Selection::All => Some(vec![]),
+        Selection::These(ids) => (!ids.is_empty()).then_some(ids),
+    }
+}

@@ -1,0 +1,8 @@
+//! The gateway over real sockets with fake services behind it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod commands;
+mod exec;
+mod hostile;
+mod lifecycle;
+pub mod rig;

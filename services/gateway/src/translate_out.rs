@@ -1,0 +1,498 @@
+//! Results of the services become `DaemonToController` messages (protocol.md 3.3, 3.5, 3.6).
+//!
+//! Pure functions. Every failure carries the error's own words in `error_text`, so that an operator
+//! reads more than the code that old clients print.
+
+use cml_bus::{
+    api::{
+        container::{ContainerError, PinNeeds},
+        guestos::{GuestOsError, Installed},
+        token::TokenError,
+    },
+    id::ContainerId,
+};
+use cml_wire::proto::{
+    ContainerConfig, ContainerStatus, DaemonToController,
+    controller_to_daemon::Command,
+    daemon_to_controller::{Code, Response},
+};
+
+use crate::translate_in::Refusal;
+
+/// `exec_status` of a command that could not be run, as shells have it.
+pub const CANNOT_RUN: i32 = 126;
+/// `exec_status` when nobody knows how the command ended.
+pub const END_UNKNOWN: i32 = 255;
+
+/// A reply that is nothing but its code.
+pub fn bare(code: Code) -> DaemonToController {
+    DaemonToController {
+        code: code.into(),
+        ..Default::default()
+    }
+}
+
+/// `RESPONSE` with this code.
+pub fn response(response: Response) -> DaemonToController {
+    DaemonToController {
+        response: Some(response.into()),
+        ..bare(Code::Response)
+    }
+}
+
+/// `RESPONSE` with this code and the reason in words.
+pub fn failure(code: Response, reason: impl ToString) -> DaemonToController {
+    DaemonToController {
+        error_text: Some(reason.to_string()),
+        ..response(code)
+    }
+}
+
+/// The end of a command, with a reason if it did not end by itself.
+pub fn exec_end(status: i32, reason: Option<String>) -> DaemonToController {
+    DaemonToController {
+        exec_status: Some(status),
+        error_text: reason,
+        ..bare(Code::ExecEnd)
+    }
+}
+
+/// The reply to a message that is not carried out; `None` where silence is the rule.
+pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
+    let text = refusal.to_string();
+    Some(match refusal {
+        Refusal::NoContainer(Command::ContainerExecInput) => return None,
+        Refusal::Forbidden(_) | Refusal::NotServed(_) => failure(Response::CmdUnsupported, text),
+        Refusal::NoContainer(Command::ContainerStart) => {
+            failure(Response::ContainerStartEexist, text)
+        }
+        Refusal::Missing(Command::CreateContainer, _) => empty_config(text),
+        Refusal::Missing(Command::ContainerExecCmd, "exec_args") => {
+            exec_end(CANNOT_RUN, Some(text))
+        }
+        Refusal::NoContainer(_)
+        | Refusal::Missing(..)
+        | Refusal::OutOfRange(..)
+        | Refusal::TooLargeToWait(_) => failure(Response::CmdFailed, text),
+    })
+}
+
+/// Commands that answer `CMD_OK` or `CMD_FAILED`.
+pub fn plain(result: Result<(), ContainerError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::CmdOk),
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `CONTAINER_START` (protocol.md 3.5).
+pub fn start(result: Result<(), ContainerError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::ContainerStartOk),
+        Err(error) => failure(start_code(&error), error),
+    }
+}
+
+/// `CONTAINER_STOP` (protocol.md 3.6).
+pub fn stop(result: Result<(), ContainerError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::ContainerStopOk),
+        Err(error) => failure(stop_code(&error), error),
+    }
+}
+
+/// A call that the bus could not deliver answers `CMD_FAILED` whatever the command: today that is a
+/// broken connection to the token daemon and gets no reply at all (protocol.md 3.5, ACT-02).
+fn start_code(error: &ContainerError) -> Response {
+    match error {
+        ContainerError::NotFound(_) | ContainerError::AlreadyRunning(_) => {
+            Response::ContainerStartEexist
+        }
+        ContainerError::Protected => Response::CmdUnsupported,
+        ContainerError::Zombie(_) => Response::ContainerCtrlEinternal,
+        ContainerError::Token(token) => match token {
+            TokenError::WrongPin => Response::ContainerStartPasswdWrong,
+            TokenError::LockedTillReboot => Response::ContainerLockedTillReboot,
+            TokenError::Uninitialised => Response::ContainerStartTokenUninit,
+            TokenError::Unusable { .. } => Response::ContainerStartUnlockFailed,
+            TokenError::BadCertificate(_)
+            | TokenError::BadSignature
+            | TokenError::BadRoot { .. } => Response::ContainerStartEinternal,
+            TokenError::Bus(_) => Response::CmdFailed,
+        },
+        ContainerError::GuestOs(guestos) => match guestos {
+            GuestOsError::Bus(_) | GuestOsError::Token(TokenError::Bus(_)) => Response::CmdFailed,
+            GuestOsError::NotInstalled { .. }
+            | GuestOsError::BadImage { .. }
+            | GuestOsError::Mount { .. }
+            | GuestOsError::Store { .. }
+            | GuestOsError::Token(_) => Response::ContainerStartEinternal,
+        },
+        ContainerError::Bus(_) => Response::CmdFailed,
+        ContainerError::NotRunning(_)
+        | ContainerError::BadConfig(_)
+        | ContainerError::Launch { .. }
+        | ContainerError::Exec { .. }
+        | ContainerError::Freeze { .. }
+        | ContainerError::Store { .. } => Response::ContainerStartEinternal,
+    }
+}
+
+/// An absent container gets no reply today, hence `CMD_FAILED`. There are no stop variants of the
+/// token states (protocol.md 3.6).
+fn stop_code(error: &ContainerError) -> Response {
+    match error {
+        ContainerError::NotFound(_) => Response::CmdFailed,
+        ContainerError::NotRunning(_) => Response::ContainerStopFailedNotRunning,
+        ContainerError::Protected => Response::CmdUnsupported,
+        ContainerError::Token(token) => match token {
+            TokenError::WrongPin => Response::ContainerStopPasswdWrong,
+            TokenError::LockedTillReboot => Response::ContainerLockedTillReboot,
+            TokenError::Uninitialised => Response::ContainerStartTokenUninit,
+            TokenError::Unusable { .. } => Response::ContainerStopUnlockFailed,
+            TokenError::BadCertificate(_)
+            | TokenError::BadSignature
+            | TokenError::BadRoot { .. } => Response::ContainerCtrlEinternal,
+            TokenError::Bus(_) => Response::CmdFailed,
+        },
+        ContainerError::Bus(_)
+        | ContainerError::GuestOs(GuestOsError::Bus(_) | GuestOsError::Token(TokenError::Bus(_))) => {
+            Response::CmdFailed
+        }
+        ContainerError::Zombie(_)
+        | ContainerError::AlreadyRunning(_)
+        | ContainerError::BadConfig(_)
+        | ContainerError::GuestOs(_)
+        | ContainerError::Launch { .. }
+        | ContainerError::Exec { .. }
+        | ContainerError::Freeze { .. }
+        | ContainerError::Store { .. } => Response::ContainerCtrlEinternal,
+    }
+}
+
+/// A command that could not be run: only `EXEC_END` (protocol.md 3.8), but an unknown container counts
+/// as absent.
+pub fn exec_refused(error: ContainerError) -> DaemonToController {
+    match error {
+        ContainerError::NotFound(_) => failure(Response::CmdFailed, error),
+        error => exec_end(CANNOT_RUN, Some(error.to_string())),
+    }
+}
+
+/// `LIST_GUESTOS_CONFIGS`
+pub fn guestos_list(result: Result<Vec<Installed>, GuestOsError>) -> DaemonToController {
+    match result {
+        Ok(installed) => DaemonToController {
+            guestos_configs: installed
+                .into_iter()
+                .map(|one| one.config.as_ref().clone())
+                .collect(),
+            ..bare(Code::GuestosConfigsList)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `LIST_CONTAINERS`
+pub fn container_list(result: Result<Vec<ContainerStatus>, ContainerError>) -> DaemonToController {
+    match result {
+        Ok(all) => DaemonToController {
+            container_uuids: all.into_iter().map(|status| status.uuid).collect(),
+            ..bare(Code::ContainersList)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `GET_CONTAINER_STATUS`
+pub fn status(result: Result<Vec<ContainerStatus>, ContainerError>) -> DaemonToController {
+    match result {
+        Ok(container_status) => DaemonToController {
+            container_status,
+            ..bare(Code::ContainerStatus)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `GET_CONTAINER_CONFIG`: two parallel lists.
+pub fn configs(
+    result: Result<Vec<(ContainerId, ContainerConfig)>, ContainerError>,
+) -> DaemonToController {
+    match result {
+        Ok(all) => {
+            let (ids, container_configs): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+            DaemonToController {
+                container_uuids: ids.iter().map(ToString::to_string).collect(),
+                container_configs,
+                ..bare(Code::ContainerConfig)
+            }
+        }
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `CREATE_CONTAINER`: a failure is the same code without a configuration.
+pub fn created(
+    result: Result<(ContainerId, ContainerConfig), ContainerError>,
+) -> DaemonToController {
+    match result {
+        Ok(one) => configs(Ok(vec![one])),
+        Err(error) => empty_config(error.to_string()),
+    }
+}
+
+fn empty_config(reason: String) -> DaemonToController {
+    DaemonToController {
+        error_text: Some(reason),
+        ..bare(Code::ContainerConfig)
+    }
+}
+
+/// `CONTAINER_CMLD_HANDLES_PIN`
+pub fn pin_entry(result: Result<PinNeeds, ContainerError>) -> DaemonToController {
+    match result {
+        Ok(needs) => DaemonToController {
+            container_cmld_handles_pin: Some(needs.usb_reader),
+            pin_required: Some(needs.required),
+            ..bare(Code::ContainerCmldHandlesPin)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `GET_PROVISIONED`
+pub fn provisioned(provisioned: bool) -> DaemonToController {
+    DaemonToController {
+        device_is_provisioned: Some(provisioned),
+        ..bare(Code::DeviceProvisionedState)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cml_bus::{api::guestos::Version, error::BusError};
+
+    use super::*;
+
+    fn text() -> String {
+        "x".into()
+    }
+
+    fn tokens() -> Vec<TokenError> {
+        vec![
+            TokenError::WrongPin,
+            TokenError::LockedTillReboot,
+            TokenError::Uninitialised,
+            TokenError::Unusable {
+                path: text(),
+                reason: text(),
+            },
+            TokenError::BadCertificate(text()),
+            TokenError::BadSignature,
+            TokenError::BadRoot {
+                path: text(),
+                reason: text(),
+            },
+            TokenError::Bus(BusError::Busy("m")),
+        ]
+    }
+
+    /// One of every error, in the order of the contract.
+    fn errors() -> Vec<ContainerError> {
+        let id = ContainerId::CORE0;
+        let mut all = vec![
+            ContainerError::NotFound(id),
+            ContainerError::AlreadyRunning(id),
+            ContainerError::NotRunning(id),
+            ContainerError::Zombie(id),
+            ContainerError::Protected,
+        ];
+        all.extend(tokens().into_iter().map(ContainerError::Token));
+        all.push(ContainerError::BadConfig(text()));
+        let mut guestos = vec![
+            GuestOsError::NotInstalled {
+                name: text(),
+                version: Version::AtLeast(0),
+            },
+            GuestOsError::BadImage {
+                path: text(),
+                reason: text(),
+            },
+            GuestOsError::Mount {
+                path: text(),
+                reason: text(),
+            },
+            GuestOsError::Store {
+                path: text(),
+                reason: text(),
+            },
+        ];
+        guestos.extend(
+            [
+                TokenError::BadSignature,
+                TokenError::Bus(BusError::Busy("m")),
+            ]
+            .map(GuestOsError::Token),
+        );
+        guestos.push(GuestOsError::Bus(BusError::Deadline("m")));
+        all.extend(guestos.into_iter().map(ContainerError::GuestOs));
+        all.extend([
+            ContainerError::Launch { id, reason: text() },
+            ContainerError::Exec { id, reason: text() },
+            ContainerError::Freeze { id, reason: text() },
+            ContainerError::Store {
+                path: text(),
+                reason: text(),
+            },
+            ContainerError::Bus(BusError::ServerDeath("m")),
+        ]);
+        all
+    }
+
+    fn codes(translate: fn(Result<(), ContainerError>) -> DaemonToController) -> Vec<&'static str> {
+        errors()
+            .into_iter()
+            .map(|error| {
+                let reason = error.to_string();
+                let reply = translate(Err(error));
+                assert_eq!(reply.code(), Code::Response);
+                assert_eq!(reply.error_text(), reason);
+                reply.response().as_str_name()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_start_error_has_its_code() {
+        let internal = "CONTAINER_START_EINTERNAL";
+        assert_eq!(
+            codes(start),
+            [
+                "CONTAINER_START_EEXIST",
+                "CONTAINER_START_EEXIST",
+                internal,
+                "CONTAINER_CTRL_EINTERNAL",
+                "CMD_UNSUPPORTED",
+                "CONTAINER_START_PASSWD_WRONG",
+                "CONTAINER_LOCKED_TILL_REBOOT",
+                "CONTAINER_START_TOKEN_UNINIT",
+                "CONTAINER_START_UNLOCK_FAILED",
+                internal,
+                internal,
+                internal,
+                "CMD_FAILED",
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
+                "CMD_FAILED",
+                "CMD_FAILED",
+                internal,
+                internal,
+                internal,
+                internal,
+                "CMD_FAILED",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_stop_error_has_its_code() {
+        let internal = "CONTAINER_CTRL_EINTERNAL";
+        assert_eq!(
+            codes(stop),
+            [
+                "CMD_FAILED",
+                internal,
+                "CONTAINER_STOP_FAILED_NOT_RUNNING",
+                internal,
+                "CMD_UNSUPPORTED",
+                "CONTAINER_STOP_PASSWD_WRONG",
+                "CONTAINER_LOCKED_TILL_REBOOT",
+                "CONTAINER_START_TOKEN_UNINIT",
+                "CONTAINER_STOP_UNLOCK_FAILED",
+                internal,
+                internal,
+                internal,
+                "CMD_FAILED",
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
+                "CMD_FAILED",
+                "CMD_FAILED",
+                internal,
+                internal,
+                internal,
+                internal,
+                "CMD_FAILED",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_error_of_the_other_commands_is_cmd_failed() {
+        assert!(codes(plain).iter().all(|code| *code == "CMD_FAILED"));
+    }
+
+    #[test]
+    fn a_failed_query_says_why() {
+        for error in errors() {
+            let reason = error.to_string();
+            for reply in [
+                status(Err(error.clone())),
+                container_list(Err(error.clone())),
+                configs(Err(error.clone())),
+                pin_entry(Err(error.clone())),
+            ] {
+                assert_eq!(reply.response(), Response::CmdFailed);
+                assert_eq!(reply.error_text(), reason);
+            }
+            let reply = created(Err(error));
+            assert_eq!(reply.code(), Code::ContainerConfig);
+            assert!(reply.container_configs.is_empty() && reply.response.is_none());
+            assert_eq!(reply.error_text(), reason);
+        }
+        let reply = guestos_list(Err(GuestOsError::Bus(BusError::Unbound("m"))));
+        assert_eq!(reply.response(), Response::CmdFailed);
+    }
+
+    #[test]
+    fn exec_that_cannot_run_ends_at_once() {
+        for error in errors() {
+            let absent = matches!(error, ContainerError::NotFound(_));
+            let reply = exec_refused(error);
+            if absent {
+                assert_eq!(reply.response(), Response::CmdFailed);
+            } else {
+                assert_eq!(reply.code(), Code::ExecEnd);
+                assert_eq!(reply.exec_status(), CANNOT_RUN);
+            }
+            assert!(reply.error_text.is_some());
+        }
+    }
+
+    #[test]
+    fn success_has_the_code_of_its_command() {
+        assert_eq!(start(Ok(())), response(Response::ContainerStartOk));
+        assert_eq!(stop(Ok(())), response(Response::ContainerStopOk));
+        assert_eq!(plain(Ok(())), response(Response::CmdOk));
+        let reply = pin_entry(Ok(PinNeeds {
+            usb_reader: false,
+            required: true,
+        }));
+        assert_eq!(reply.container_cmld_handles_pin, Some(false));
+        assert_eq!(reply.pin_required, Some(true));
+        assert_eq!(provisioned(false).device_is_provisioned, Some(false));
+        let id = ContainerId::CORE0;
+        let reply = created(Ok((id, ContainerConfig::default())));
+        assert_eq!(reply.container_uuids, [id.to_string()]);
+        assert_eq!(reply.container_configs.len(), 1);
+    }
+}

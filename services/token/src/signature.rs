@@ -1,0 +1,160 @@
+//! Detached signatures over configurations, and the chains that vouch for the signer (crypto.md section 3).
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use cml_bus::api::token::{TokenError, VerifySignature};
+use cml_wire::proto::ContainerTrust;
+use openssl::{
+    error::ErrorStack,
+    hash::MessageDigest,
+    pkey::{Id, PKey, Public},
+    rsa::Padding,
+    sign::{RsaPssSaltlen, Verifier},
+    stack::Stack,
+    x509::{
+        X509, X509StoreContext,
+        store::{X509Store, X509StoreBuilder},
+        verify::X509VerifyFlags,
+    },
+};
+
+/// Bytes of salt in a PSS signature: as many as the SHA-512 digest has (crypto.md 3.2).
+const PSS_SALT: i32 = 64;
+
+/// The root that every device trusts.
+const ROOT: &str = "ssig_rootca.cert";
+/// Further trusted roots.
+const MORE_ROOTS: &str = "ca";
+/// The root whose signatures are only locally trusted.
+const LOCAL_ROOT: &str = "localca_rootca.cert";
+
+/// The trusted roots of a device.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    /// The token directory.
+    pub dir: PathBuf,
+    /// Refuse certificates outside their validity; off while the device's clock cannot be trusted.
+    pub enforce_validity: bool,
+}
+
+impl Roots {
+    /// Checks the chain first, then the signature under the leaf's key.
+    ///
+    /// # Errors
+    /// `BadCertificate`, `BadSignature`, or `BadRoot` when a root cannot be read.
+    pub fn verify(&self, request: &VerifySignature) -> Result<ContainerTrust, TokenError> {
+        let bad = |error: ErrorStack| TokenError::BadCertificate(error.to_string());
+        let chain = X509::stack_from_pem(&request.certificate).map_err(bad)?;
+        let (leaf, others) = chain
+            .split_first()
+            .ok_or_else(|| TokenError::BadCertificate("the file holds no certificate".into()))?;
+        let trust = self.trust(leaf, others)?;
+        let key = leaf.public_key().map_err(bad)?;
+        match signed_by(&key, &request.data, &request.signature) {
+            true => Ok(trust),
+            false => Err(TokenError::BadSignature),
+        }
+    }
+
+    fn trust(&self, leaf: &X509, others: &[X509]) -> Result<ContainerTrust, TokenError> {
+        let mut roots = read_roots(&self.dir.join(ROOT))?;
+        for path in entries(&self.dir.join(MORE_ROOTS))? {
+            roots.extend(read_roots(&path)?);
+        }
+        let refusal = match self.leads_to(leaf, others, roots)? {
+            None => return Ok(ContainerTrust::Signed),
+            Some(refusal) => refusal,
+        };
+        let local = read_roots(&self.dir.join(LOCAL_ROOT))?;
+        if !local.is_empty() && self.leads_to(leaf, others, local)?.is_none() {
+            return Ok(ContainerTrust::LocallySigned);
+        }
+        Err(TokenError::BadCertificate(refusal))
+    }
+
+    /// `None` when the chain ends in one of the roots, otherwise why it does not.
+    fn leads_to(
+        &self,
+        leaf: &X509,
+        others: &[X509],
+        roots: Vec<X509>,
+    ) -> Result<Option<String>, TokenError> {
+        let check = || -> Result<Option<String>, ErrorStack> {
+            let store = self.store(roots)?;
+            let mut untrusted = Stack::new()?;
+            for certificate in others {
+                untrusted.push(certificate.clone())?;
+            }
+            X509StoreContext::new()?.init(&store, leaf, &untrusted, |context| {
+                Ok(match context.verify_cert()? {
+                    true => None,
+                    false => Some(context.error().error_string().to_owned()),
+                })
+            })
+        };
+        check().map_err(|error| TokenError::BadCertificate(error.to_string()))
+    }
+
+    fn store(&self, roots: Vec<X509>) -> Result<X509Store, ErrorStack> {
+        let mut store = X509StoreBuilder::new()?;
+        for root in roots {
+            store.add_cert(root)?;
+        }
+        if !self.enforce_validity {
+            store.set_flags(X509VerifyFlags::NO_CHECK_TIME)?;
+        }
+        Ok(store.build())
+    }
+}
+
+/// SHA-512 throughout; RSA keys may sign with PSS or the older PKCS#1 v1.5 padding (crypto.md 3.2).
+fn signed_by(key: &PKey<Public>, data: &[u8], signature: &[u8]) -> bool {
+    let paddings: &[Option<Padding>] = match key.id() {
+        Id::RSA => &[Some(Padding::PKCS1_PSS), Some(Padding::PKCS1)],
+        Id::RSA_PSS => &[Some(Padding::PKCS1_PSS)],
+        _ => &[None],
+    };
+    let fits = |padding: Option<Padding>| -> Result<bool, ErrorStack> {
+        let mut verifier = Verifier::new(MessageDigest::sha512(), key)?;
+        if let Some(padding) = padding {
+            verifier.set_rsa_padding(padding)?;
+            if padding == Padding::PKCS1_PSS {
+                verifier.set_rsa_pss_saltlen(RsaPssSaltlen::custom(PSS_SALT))?;
+            }
+        }
+        verifier.verify_oneshot(signature, data)
+    };
+    // A signature of the wrong shape is an error to openssl and a wrong signature to us.
+    paddings
+        .iter()
+        .any(|padding| fits(*padding).unwrap_or(false))
+}
+
+/// Certificates of a file; none when there is no such file.
+fn read_roots(path: &Path) -> Result<Vec<X509>, TokenError> {
+    let bad = |reason: String| TokenError::BadRoot {
+        path: path.display().to_string(),
+        reason,
+    };
+    match fs::read(path) {
+        Ok(pem) => X509::stack_from_pem(&pem).map_err(|error| bad(error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, TokenError> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|error| TokenError::BadRoot {
+            path: dir.display().to_string(),
+            reason: error.to_string(),
+        }),
+    }
+}

@@ -33,5 +33,5 @@ test: deps ## Run all tests
 	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh
 	$(MAKE) --no-print-directory demo
 
-lint: ## Format and lint
-	cargo clippy --workspace --all-targets --locked
+lint: deps ## Lint; warnings are errors
+	cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -97,7 +97,7 @@ pub(crate) fn run(
     let init = fds.remove(0);
     join(&init, plan.user_namespace)?;
     drop(init);
-    let terminal = plan.terminal.map(|size| open_terminal(size)).transpose()?;
+    let terminal = plan.terminal.map(open_terminal).transpose()?;
     isolate::drop_privileges(&plan.dropped_capabilities).stage("drop capabilities")?;
 
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).stage("make a pipe")?;

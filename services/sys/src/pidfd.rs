@@ -53,9 +53,9 @@ pub fn open(pid: i32, start_time: u64) -> Result<OwnedFd> {
 /// # Errors
 /// The process is gone, or the number is no signal.
 pub fn signal(pidfd: impl AsFd, number: i32) -> Result<()> {
-    // SAFETY: the kernel refuses numbers that are no signals; `from_raw_unchecked` itself only wraps
-    // the number, and real-time signals have no named constant.
     let signal = if (1..=64).contains(&number) {
+        // SAFETY: the kernel refuses numbers that are no signals; `from_raw_unchecked` itself only wraps
+        // the number, and real-time signals have no named constant.
         unsafe { Signal::from_raw_unchecked(number) }
     } else {
         return Err(Error::invalid("send", number, "not a signal"));

@@ -3,12 +3,10 @@
 use std::{env, ffi::OsString, fmt, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cml_wire::paths::CONTROL_SOCKET;
 use zeroize::Zeroizing;
 
-/// `RUN/cml-control` of an installed system (protocol.md 1.1).
-pub const DEFAULT_SOCKET: &str = "/run/socket/cml-control";
-
-/// Overrides [`DEFAULT_SOCKET`].
+/// Overrides [`CONTROL_SOCKET`].
 pub const SOCKET_VARIABLE: &str = "CML_SOCKET";
 
 const MORE_HELP: &str = "\
@@ -79,7 +77,7 @@ impl Cli {
         self.socket
             .clone()
             .or_else(|| from_environment().map(PathBuf::from))
-            .unwrap_or_else(|| DEFAULT_SOCKET.into())
+            .unwrap_or_else(|| CONTROL_SOCKET.into())
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::OwnedFd,
-    process::Stdio,
+    process::{Child, Stdio},
     sync::mpsc,
 };
 
@@ -34,6 +34,16 @@ fn end(status: i32) -> DaemonToController {
         exec_status: Some(status),
         ..bare(Code::ExecEnd)
     }
+}
+
+/// The client with its input and output at this terminal.
+fn at_terminal(daemon: &Daemon, args: &[&str], terminal: &OwnedFd) -> Child {
+    daemon
+        .control(args)
+        .stdin(terminal.try_clone().unwrap())
+        .stdout(terminal.try_clone().unwrap())
+        .spawn()
+        .unwrap()
 }
 
 fn exec(peer: &mut Peer) -> ControllerToDaemon {
@@ -232,12 +242,7 @@ fn a_terminal_is_raw_while_the_command_runs_and_restored_afterwards() {
         assert!(is_raw(&seen));
         peer.send(&end(0));
     });
-    let mut client = daemon
-        .control(&["run", "c", "sh"])
-        .stdin(slave.try_clone().unwrap())
-        .stdout(slave.try_clone().unwrap())
-        .spawn()
-        .unwrap();
+    let mut client = at_terminal(&daemon, &["run", "c", "sh"], &slave);
     let mut go = [0; 2];
     master.read_exact(&mut go).unwrap();
     assert_eq!(&go, b"go");
@@ -294,12 +299,7 @@ fn a_new_window_size_is_told() {
         );
         peer.send(&end(0));
     });
-    let mut client = daemon
-        .control(&["run", "c", "sh"])
-        .stdin(slave.try_clone().unwrap())
-        .stdout(slave.try_clone().unwrap())
-        .spawn()
-        .unwrap();
+    let mut client = at_terminal(&daemon, &["run", "c", "sh"], &slave);
     is_running.recv().unwrap();
     let size = Winsize {
         ws_col: 132,
@@ -329,12 +329,7 @@ fn a_pin_typed_at_a_terminal_is_not_echoed() {
         assert_eq!(params.key.as_deref(), Some("geheim"));
         peer.send(&response(Response::ContainerStartOk));
     });
-    let mut client = daemon
-        .control(&["start", "c"])
-        .stdin(slave.try_clone().unwrap())
-        .stdout(slave.try_clone().unwrap())
-        .spawn()
-        .unwrap();
+    let mut client = at_terminal(&daemon, &["start", "c"], &slave);
     let mut prompt = [0; 10];
     master.read_exact(&mut prompt).unwrap();
     assert_eq!(&prompt, b"Password: ");

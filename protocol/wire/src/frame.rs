@@ -54,8 +54,7 @@ impl Decoder {
         let waiting = self.buffer.len() - self.used;
         if self.used > 0 || self.buffer.capacity() - self.buffer.len() < bytes.len() {
             // A growing vector would leave its old bytes behind in freed memory.
-            let wanted = (waiting + bytes.len()).max(self.buffer.capacity().min(2 * waiting));
-            let mut fresh = Vec::with_capacity(wanted.next_power_of_two());
+            let mut fresh = Vec::with_capacity((waiting + bytes.len()).next_power_of_two());
             fresh.extend_from_slice(&self.buffer[self.used..]);
             self.buffer = Zeroizing::new(fresh);
             self.used = 0;

@@ -64,9 +64,8 @@ impl Roots {
         for path in entries(&self.dir.join(MORE_ROOTS))? {
             roots.extend(read_roots(&path)?);
         }
-        let refusal = match self.leads_to(leaf, others, roots)? {
-            None => return Ok(ContainerTrust::Signed),
-            Some(refusal) => refusal,
+        let Some(refusal) = self.leads_to(leaf, others, roots)? else {
+            return Ok(ContainerTrust::Signed);
         };
         let local = read_roots(&self.dir.join(LOCAL_ROOT))?;
         if !local.is_empty() && self.leads_to(leaf, others, local)?.is_none() {

@@ -55,12 +55,7 @@ fn scalar(field: &FieldDescriptor, value: &Value, beyond: Beyond) -> String {
         (Value::EnumNumber(number), Kind::Enum(names)) => names
             .get_value(*number)
             .map_or_else(|| "unknown".into(), |value| value.name().to_owned()),
-        (Value::Bool(value), _) => value.to_string(),
-        (Value::I32(value), _) => value.to_string(),
-        (Value::I64(value), _) => value.to_string(),
-        (Value::U32(value), _) => value.to_string(),
-        (Value::U64(value), _) => value.to_string(),
-        // No message of ours has floating-point fields or maps.
+        // Numbers and booleans; no message of ours has floating-point fields or maps.
         (value, _) => value.to_string(),
     }
 }

@@ -1,8 +1,8 @@
 //! The liberal reader. Values are checked against the field's type where they stand.
 
 use prost_reflect::{
-    Cardinality, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value,
-    bytes::Bytes,
+    Cardinality, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage,
+    Value, bytes::Bytes,
 };
 
 use super::{
@@ -79,7 +79,7 @@ impl Reader<'_> {
         at: Place,
         depth: usize,
     ) -> Result<(), TextError> {
-        let descriptor = prost_reflect::ReflectMessage::descriptor(message);
+        let descriptor = message.descriptor();
         let field = descriptor.get_field_by_name(name).ok_or_else(|| {
             at.error(What::UnknownField {
                 message: descriptor.name().into(),
@@ -237,8 +237,11 @@ fn complete(
 ) -> Result<(), TextError> {
     let missing = descriptor
         .fields()
-        .filter(|field| field.cardinality() == Cardinality::Required && !message.has_field(field))
-        .find(|field| !may_default(field));
+        .find(|field| {
+            field.cardinality() == Cardinality::Required
+                && !message.has_field(field)
+                && !may_default(field)
+        });
     match missing {
         Some(field) => Err(at.error(What::Missing {
             message: descriptor.name().into(),

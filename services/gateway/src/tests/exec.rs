@@ -8,7 +8,7 @@ use cml_wire::proto::{
 };
 use tokio::{io::AsyncWriteExt, sync::mpsc, time::timeout};
 
-use super::rig::{OPEN, PATIENCE, Rig, bare, framed, read_reply, system, targeted};
+use super::rig::{Client, OPEN, PATIENCE, Rig, bare, framed, read_reply, system, targeted};
 use crate::exec::CHUNK;
 
 fn exec() -> ControllerToDaemon {
@@ -54,6 +54,14 @@ fn service(rig: &Rig) -> mpsc::UnboundedReceiver<Running> {
         std::future::ready(Ok(ExecSession { input, output }))
     });
     running
+}
+
+/// A client with a command that runs.
+async fn started(rig: &Rig) -> (Client, Running) {
+    let mut running = service(rig);
+    let mut client = rig.client();
+    client.send(&exec()).await;
+    (client, running.recv().await.unwrap())
 }
 
 #[test]
@@ -170,10 +178,7 @@ fn the_command_gets_its_words_and_a_terminal_that_can_be_resized() {
 fn input_for_another_container_does_not_reach_the_command() {
     system(|| async {
         let rig = Rig::new(OPEN);
-        let mut running = service(&rig);
-        let mut client = rig.client();
-        client.send(&exec()).await;
-        let mut session = running.recv().await.unwrap();
+        let (mut client, mut session) = started(&rig).await;
         let mut other = input(b"no");
         other.container_uuids = vec!["00000000-0000-0000-0000-000000000000".into()];
         client.send(&other).await;
@@ -215,10 +220,7 @@ fn other_commands_are_answered_after_the_end_and_input_goes_on() {
 fn the_session_is_dropped_when_the_client_vanishes() {
     system(|| async {
         let rig = Rig::new(OPEN);
-        let mut running = service(&rig);
-        let mut client = rig.client();
-        client.send(&exec()).await;
-        let session = running.recv().await.unwrap();
+        let (client, session) = started(&rig).await;
         drop(client);
         timeout(PATIENCE, session.output.closed()).await.unwrap();
     });
@@ -228,10 +230,7 @@ fn the_session_is_dropped_when_the_client_vanishes() {
 fn the_session_is_dropped_even_if_the_command_reads_no_input() {
     system(|| async {
         let rig = Rig::new(OPEN);
-        let mut running = service(&rig);
-        let mut client = rig.client();
-        client.send(&exec()).await;
-        let session = running.recv().await.unwrap();
+        let (mut client, session) = started(&rig).await;
         let frame = framed(&input(&[0; 4096]));
         // More than the channel and the socket hold, so that the gateway is stuck in the middle.
         let _ = timeout(std::time::Duration::from_millis(300), async {
@@ -249,11 +248,8 @@ fn the_session_is_dropped_even_if_the_command_reads_no_input() {
 fn a_reader_that_does_not_read_blocks_nobody_else() {
     system(|| async {
         let rig = Rig::new(OPEN);
-        let mut running = service(&rig);
         let _ = fake(&rig.container.status, |_| Ok(vec![]));
-        let mut deaf = rig.client();
-        deaf.send(&exec()).await;
-        let session = running.recv().await.unwrap();
+        let (_deaf, session) = started(&rig).await;
         let output = session.output;
         let flood = cml_bus::actor::spawn(async move {
             while output
@@ -298,10 +294,8 @@ fn what_cannot_run_ends_at_once() {
 fn a_command_that_is_lost_ends_with_a_reason() {
     system(|| async {
         let rig = Rig::new(OPEN);
-        let mut running = service(&rig);
-        let mut client = rig.client();
-        client.send(&exec()).await;
-        drop(running.recv().await.unwrap());
+        let (mut client, session) = started(&rig).await;
+        drop(session);
         let reply = client.reply().await;
         assert_eq!((reply.code(), reply.exec_status()), (Code::ExecEnd, 255));
         assert!(reply.error_text.is_some());

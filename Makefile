@@ -34,4 +34,5 @@ test: deps ## Run all tests
 	$(MAKE) --no-print-directory demo
 
 lint: deps ## Lint; warnings are errors
+	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -18,9 +18,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut bare = descriptors.clone();
     // Comments are for the generated code; at run time they would only cost memory.
-    bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+    bare.file
+        .iter_mut()
+        .for_each(|file| file.source_code_info = None);
     let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
-    fs::write(Path::new(&out).join("descriptors.bin"), bare.encode_to_vec())?;
+    fs::write(
+        Path::new(&out).join("descriptors.bin"),
+        bare.encode_to_vec(),
+    )?;
 
     prost_build::Config::new()
         .enable_type_names()

@@ -26,7 +26,6 @@ pub mod testing;
 pub mod actor {
     pub use actix::{
         Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message,
-        ResponseActFuture, ResponseFuture, SpawnHandle, System, WeakAddr, WrapFuture, fut,
-        spawn,
+        ResponseActFuture, ResponseFuture, SpawnHandle, System, WeakAddr, WrapFuture, fut, spawn,
     };
 }

@@ -171,9 +171,7 @@ where
                                 );
                                 Err(BusError::ServerDeath(M::NAME).into())
                             }
-                            Err(MailboxError::Timeout) => {
-                                Err(BusError::Deadline(M::NAME).into())
-                            }
+                            Err(MailboxError::Timeout) => Err(BusError::Deadline(M::NAME).into()),
                         }
                     })
                     .await

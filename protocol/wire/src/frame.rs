@@ -173,7 +173,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::{DaemonToController, controller_to_daemon::Command, daemon_to_controller::Code};
+    use crate::proto::{
+        DaemonToController, controller_to_daemon::Command, daemon_to_controller::Code,
+    };
 
     fn drain(decoder: &mut Decoder) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| decoder.next().unwrap()).collect()
@@ -217,7 +219,10 @@ mod tests {
     fn a_request_without_a_command_is_refused_and_command_zero_is_not() {
         assert!(matches!(decode_request(&[]), Err(FrameError::NoCommand)));
         // Only field 14.
-        assert!(matches!(decode_request(&[0x72, 1, b'x']), Err(FrameError::NoCommand)));
+        assert!(matches!(
+            decode_request(&[0x72, 1, b'x']),
+            Err(FrameError::NoCommand)
+        ));
         assert_eq!(decode_request(&[8, 0]).unwrap().command, 0);
         assert_eq!(decode_request(&[0x72, 1, b'x', 8, 0]).unwrap().command, 0);
     }
@@ -235,8 +240,16 @@ mod tests {
         for cut in 1..whole.len() {
             assert!(read_frame::<DaemonToController>(&mut &whole[..cut]).is_err());
         }
-        assert!(read_frame::<DaemonToController>(&mut &[][..]).unwrap().is_none());
-        assert!(read_frame::<DaemonToController>(&mut &whole[..]).unwrap().is_some());
+        assert!(
+            read_frame::<DaemonToController>(&mut &[][..])
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            read_frame::<DaemonToController>(&mut &whole[..])
+                .unwrap()
+                .is_some()
+        );
     }
 
     proptest! {

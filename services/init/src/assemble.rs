@@ -54,13 +54,17 @@ impl Stage {
         mounts: &[Mount],
         trees: &[OwnedFd],
     ) -> std::result::Result<OwnedFd, Failure> {
-        let mut root = self.open("root").map_err(|error| named(Path::new("/"), &error))?;
+        let mut root = self
+            .open("root")
+            .map_err(|error| named(Path::new("/"), &error))?;
         for (index, mount) in mounts.iter().enumerate() {
             self.guest_mount(index, mount, trees, &root)
                 .map_err(|error| named(&mount.target, &error))?;
             if mount.target == Path::new("/") {
                 // The descriptor still names the directory below the new mount.
-                root = self.open("root").map_err(|error| named(&mount.target, &error))?;
+                root = self
+                    .open("root")
+                    .map_err(|error| named(&mount.target, &error))?;
             }
         }
         Ok(root)
@@ -80,8 +84,7 @@ impl Stage {
         };
         // A target that is missing is made for everybody to enter, as the existing system does
         // (runtime.md 3.2 has 0777; the mount covers it, so nobody can write there).
-        let directory =
-            || path::make_dir_in_root(root, &mount.target, Mode::from_raw_mode(0o755));
+        let directory = || path::make_dir_in_root(root, &mount.target, Mode::from_raw_mode(0o755));
         match &mount.source {
             Source::Image { tree: source } => mount::attach(tree(*source)?, directory()?),
             Source::Tmpfs { data } => mount::attach(tmpfs(data)?, directory()?),

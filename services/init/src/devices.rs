@@ -1,9 +1,6 @@
 //! `/dev` of the container: a tmpfs with the host's harmless nodes and the customary links.
 
-use std::{
-    os::fd::OwnedFd,
-    path::Path,
-};
+use std::{os::fd::OwnedFd, path::Path};
 
 use cml_sys::{
     error::{Context, Result},
@@ -27,7 +24,11 @@ pub(crate) fn mount(root: &OwnedFd, nodes: &[String]) -> Result<()> {
     let tree = mount::create(
         "tmpfs",
         &[("mode", "0755"), ("size", "256k")],
-        Restrict { no_suid: true, no_exec: true, ..Restrict::default() },
+        Restrict {
+            no_suid: true,
+            no_exec: true,
+            ..Restrict::default()
+        },
     )?;
     mount::attach(&tree, target)?;
     for node in nodes {

@@ -32,8 +32,16 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
 const CLONE_NEWTIME: libc::c_int = 0x80;
 
 fn join(init: &OwnedFd, user_namespace: bool) -> Result<(), Failure> {
-    let user = if user_namespace { libc::CLONE_NEWUSER } else { 0 };
-    let time = if Path::new("/proc/self/ns/time").exists() { CLONE_NEWTIME } else { 0 };
+    let user = if user_namespace {
+        libc::CLONE_NEWUSER
+    } else {
+        0
+    };
+    let time = if Path::new("/proc/self/ns/time").exists() {
+        CLONE_NEWTIME
+    } else {
+        0
+    };
     // SAFETY: setns with a pidfd and flags; this process has one thread.
     let done = unsafe {
         libc::setns(
@@ -59,12 +67,11 @@ fn join(init: &OwnedFd, user_namespace: bool) -> Result<(), Failure> {
 }
 
 /// Binds the service socket and hands it to the daemon.
-pub(crate) fn bind_service(
-    channel: &Channel,
-    fds: Vec<OwnedFd>,
-    at: &Path,
-) -> Result<(), Failure> {
-    let init = fds.first().ok_or("no process came along").stage("enter the container")?;
+pub(crate) fn bind_service(channel: &Channel, fds: Vec<OwnedFd>, at: &Path) -> Result<(), Failure> {
+    let init = fds
+        .first()
+        .ok_or("no process came along")
+        .stage("enter the container")?;
     // The user namespace stays the daemon's: only the mounts are needed, and the socket must belong to the
     // container's root, whoever that is.
     // SAFETY: setns with a pidfd and a flag; this process has one thread.
@@ -82,7 +89,9 @@ pub(crate) fn bind_service(
         Some(rustix::fs::Gid::from_raw(owner.st_gid)),
     )
     .stage("give the service socket to the container")?;
-    channel.send(&FromInit::Bound, &[socket.as_fd()]).stage("report")
+    channel
+        .send(&FromInit::Bound, &[socket.as_fd()])
+        .stage("report")
 }
 
 /// Runs a command and waits for it.
@@ -142,7 +151,9 @@ pub(crate) fn run(
         .exit_status()
         .or(status.terminating_signal().map(|signal| 128 + signal))
         .unwrap_or(255);
-    channel.send(&FromInit::Ended { status }, &[]).stage("report")
+    channel
+        .send(&FromInit::Ended { status }, &[])
+        .stage("report")
 }
 
 /// A new terminal of the container's own devpts: master and slave.
@@ -159,7 +170,12 @@ fn open_terminal((cols, rows): (u16, u16)) -> Result<(OwnedFd, OwnedFd), Failure
     unlockpt(&master).stage("open a terminal")?;
     // By descriptor, not by name: nobody can slip another file in between (SEC-04).
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).stage("open a terminal")?;
-    let size = rustix::termios::Winsize { ws_col: cols, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = rustix::termios::Winsize {
+        ws_col: cols,
+        ws_row: rows,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     rustix::termios::tcsetwinsize(&master, size).stage("size the terminal")?;
     Ok((master, slave))
 }
@@ -172,8 +188,12 @@ fn become_command(slave: Option<OwnedFd>, pipes: &[OwnedFd], plan: &EnterPlan) -
             let program = plan.argv.first().map_or("", String::as_str);
             let candidates = candidates(program, &plan.env);
             let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
-            let error = guest::exec_words(plan.argv.iter().map(String::as_str), &plan.env, &candidates);
-            Failure { stage: format!("execute `{program}`"), reason: error.to_string() }
+            let error =
+                guest::exec_words(plan.argv.iter().map(String::as_str), &plan.env, &candidates);
+            Failure {
+                stage: format!("execute `{program}`"),
+                reason: error.to_string(),
+            }
         }
     }
 }
@@ -198,8 +218,7 @@ fn prepare_command(
     rustix::stdio::dup2_stdout(stdout).stage("connect the command")?;
     rustix::stdio::dup2_stderr(stderr).stage("connect the command")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    rustix::process::chdir(&plan.workdir)
-        .stage(&format!("enter `{}`", plan.workdir.display()))?;
+    rustix::process::chdir(&plan.workdir).stage(&format!("enter `{}`", plan.workdir.display()))?;
     isolate::last_steps().stage("clean up")
 }
 

@@ -99,10 +99,17 @@ pub(crate) fn exec_words<'a>(
             continue;
         };
         // SAFETY: the vectors end in a null pointer and their strings outlive the call.
-        unsafe { libc::execve(path.as_ptr(), argv_pointers.as_ptr(), envp_pointers.as_ptr()) };
+        unsafe {
+            libc::execve(
+                path.as_ptr(),
+                argv_pointers.as_ptr(),
+                envp_pointers.as_ptr(),
+            )
+        };
         let error = std::io::Error::last_os_error();
         // As execvp(3): a directory of PATH that has no such file is no news, a forbidden file is.
-        if error.raw_os_error() != Some(libc::ENOENT) && error.raw_os_error() != Some(libc::ENOTDIR) {
+        if error.raw_os_error() != Some(libc::ENOENT) && error.raw_os_error() != Some(libc::ENOTDIR)
+        {
             failed = error;
         }
     }
@@ -113,9 +120,19 @@ pub(crate) fn exec_words<'a>(
 fn choose(init: &InitPlan) -> Result<ChosenInit, Failure> {
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let real = path::final_name(root.stage("open the root")?, &init.path).stage("find init")?;
-    rustix::fs::accessat(CWD, &init.path, rustix::fs::Access::EXEC_OK, rustix::fs::AtFlags::EACCESS)
-        .stage(&format!("find init `{}`", init.path.display()))?;
-    let name = |path: &Path| path.file_name().unwrap_or(OsStr::new("")).to_string_lossy().into_owned();
+    rustix::fs::accessat(
+        CWD,
+        &init.path,
+        rustix::fs::Access::EXEC_OK,
+        rustix::fs::AtFlags::EACCESS,
+    )
+    .stage(&format!("find init `{}`", init.path.display()))?;
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or(OsStr::new(""))
+            .to_string_lossy()
+            .into_owned()
+    };
     let known = known_init(&name(&init.path), &name(&real));
     Ok(ChosenInit {
         supervised: match init.mode {
@@ -149,7 +166,8 @@ fn known_init(called: &str, real: &str) -> Option<KnownInit> {
             stop_signal,
         })
     };
-    if called == "cservice" || called.starts_with("cml-service") || real.starts_with("cml-service") {
+    if called == "cservice" || called.starts_with("cml-service") || real.starts_with("cml-service")
+    {
         return known(true, libc::SIGTERM);
     }
     match (called, real) {
@@ -174,7 +192,9 @@ mod tests {
     #[test]
     fn real_inits_become_process_one_and_programs_are_supervised() {
         assert!(known_init("init", "systemd").is_some());
-        assert!(known_init("init", "busybox").is_some_and(|init| init.stop_signal == libc::SIGUSR2));
+        assert!(
+            known_init("init", "busybox").is_some_and(|init| init.stop_signal == libc::SIGUSR2)
+        );
         assert!(known_init("cservice", "cservice").is_some_and(|init| init.speaks_service));
         assert!(known_init("sh", "busybox").is_none());
         assert!(known_init("nginx", "nginx").is_none());

@@ -43,18 +43,27 @@ pub(crate) fn loopback_up() -> Result<()> {
             *to = *from as libc::c_char;
         }
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-        let done = libc::ioctl(socket, libc::SIOCSIFFLAGS as libc::Ioctl, &raw const request);
+        let done = libc::ioctl(
+            socket,
+            libc::SIOCSIFFLAGS as libc::Ioctl,
+            &raw const request,
+        );
         libc::close(socket);
         done
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context("set up", "lo") }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error()).context("set up", "lo")
+    }
 }
 
 /// Takes capabilities out of the bounding set, so that no program of the guest ever gets them.
 pub(crate) fn drop_privileges(capabilities: &[u32]) -> Result<()> {
     for capability in capabilities {
         // SAFETY: a prctl with plain numbers.
-        let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, *capability as libc::c_ulong, 0, 0, 0) };
+        let done =
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, *capability as libc::c_ulong, 0, 0, 0) };
         if done != 0 {
             let error = io::Error::last_os_error();
             // A number that this kernel does not know cannot be held either.
@@ -74,12 +83,21 @@ pub(crate) fn last_steps() -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     // SAFETY: plain numbers and a null pointer for an anonymous keyring; close_range only sets flags.
     let done = unsafe {
-        let joined = libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>());
+        let joined = libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        );
         // A kernel without keyrings has none to leak.
         if joined < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS) {
             return Err(io::Error::last_os_error()).context("leave", "session keyring");
         }
-        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     };
     if done != 0 {
         return Err(io::Error::last_os_error()).context("close", "descriptors");

@@ -31,11 +31,23 @@ pub(crate) fn mount_all(root: &OwnedFd, plan: &LaunchPlan) -> std::result::Resul
     simple(root, "/proc", "proc", &[], HARDENED).stage("mount /proc")?;
     sysfs(root, plan).stage("mount /sys")?;
     devices::mount(root, &plan.devices).stage("mount /dev")?;
-    simple(root, "/dev/pts", "devpts", PTS_OPTIONS, Restrict { no_dev: false, ..HARDENED })
-        .stage("mount /dev/pts")?;
+    simple(
+        root,
+        "/dev/pts",
+        "devpts",
+        PTS_OPTIONS,
+        Restrict {
+            no_dev: false,
+            ..HARDENED
+        },
+    )
+    .stage("mount /dev/pts")?;
     simple(root, "/dev/shm", "tmpfs", &[("mode", "1777")], HARDENED).stage("mount /dev/shm")?;
     simple(root, "/dev/mqueue", "mqueue", &[], HARDENED).stage("mount /dev/mqueue")?;
-    let run = Restrict { no_exec: false, ..HARDENED };
+    let run = Restrict {
+        no_exec: false,
+        ..HARDENED
+    };
     simple(root, "/run", "tmpfs", &[("mode", "0755")], run).stage("mount /run")
 }
 
@@ -56,11 +68,20 @@ fn simple(
 /// A guest without a network of its own would see the host's interfaces in its own sysfs, and the kernel
 /// only lets the owner of the network mount one; it gets an empty, read-only place instead.
 fn sysfs(root: &OwnedFd, plan: &LaunchPlan) -> Result<()> {
-    let read_only = Restrict { read_only: plan.ids.is_none() || !plan.own_network, ..HARDENED };
+    let read_only = Restrict {
+        read_only: plan.ids.is_none() || !plan.own_network,
+        ..HARDENED
+    };
     if plan.own_network || plan.ids.is_none() {
         simple(root, "/sys", "sysfs", &[], read_only)
     } else {
-        simple(root, "/sys", "tmpfs", &[("mode", "0555"), ("size", "4k")], read_only)
+        simple(
+            root,
+            "/sys",
+            "tmpfs",
+            &[("mode", "0555"), ("size", "4k")],
+            read_only,
+        )
     }
 }
 
@@ -71,7 +92,11 @@ pub(crate) fn mask(plan: &LaunchPlan) -> Result<()> {
     let metadata = null.metadata().context("inspect", "/dev/null")?;
     let number = std::os::unix::fs::MetadataExt::rdev(&metadata);
     if !metadata.file_type().is_char_device() || number != rustix::fs::makedev(1, 3) {
-        return Err(Error::invalid("mask with", "/dev/null", "it is not device 1:3"));
+        return Err(Error::invalid(
+            "mask with",
+            "/dev/null",
+            "it is not device 1:3",
+        ));
     }
     for target in &plan.masked {
         let Some(target) = open_kernel_file(target)? else {
@@ -81,7 +106,10 @@ pub(crate) fn mask(plan: &LaunchPlan) -> Result<()> {
             let empty = mount::create(
                 "tmpfs",
                 &[("size", "4k"), ("mode", "0555")],
-                Restrict { read_only: true, ..HARDENED },
+                Restrict {
+                    read_only: true,
+                    ..HARDENED
+                },
             )?;
             mount::attach(empty, target)?;
         } else {
@@ -108,7 +136,9 @@ fn open_kernel_file(target: &str) -> Result<Option<OwnedFd>> {
         Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
         other => other?,
     };
-    let kind = rustix::fs::fstatfs(&file).context("inspect", target)?.f_type as i64;
+    let kind = rustix::fs::fstatfs(&file)
+        .context("inspect", target)?
+        .f_type as i64;
     // An empty tmpfs stands in for sysfs in some containers; there is nothing to hide then.
     Ok((kind == PROC_MAGIC || kind == SYSFS_MAGIC).then_some(file))
 }

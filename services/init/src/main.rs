@@ -47,9 +47,8 @@ fn main() {
     // else in this process has taken it.
     let channel = Channel::from(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) });
     // Whatever enters a container must not be traced from inside it while it holds daemon descriptors.
-    let quiet = rustix::process::set_dumpable_behavior(
-        rustix::process::DumpableBehavior::NotDumpable,
-    );
+    let quiet =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let result = quiet.stage("hide").and_then(|()| obey(&channel));
     if let Err(Failure { stage, reason }) = result {
         // If the daemon is gone as well there is nobody left to tell.

@@ -11,7 +11,10 @@ use cml_sys::{
 };
 use rustix::{
     fs::{AtFlags, Mode, unlinkat},
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind as bind_socket, listen, socket_with},
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind as bind_socket, listen,
+        socket_with,
+    },
 };
 
 /// Binds the socket inside `root`. Its directory is one of the runtime's own tmpfs, mode 0755; the socket

@@ -32,7 +32,8 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
             .mode(mode)
             .open(&temporary)
             .context("create", temporary.display())?;
-        file.write_all(bytes).context("write", temporary.display())?;
+        file.write_all(bytes)
+            .context("write", temporary.display())?;
         file.sync_all().context("sync", temporary.display())?;
         fs::rename(&temporary, path).context("rename to", &shown)
     })();

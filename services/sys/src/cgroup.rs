@@ -45,7 +45,9 @@ impl Hierarchies {
     /// procfs is not mounted.
     pub fn detect() -> Result<Self> {
         let path = "/proc/self/mounts";
-        Ok(Self::parse(&fs::read_to_string(path).context("read", path)?))
+        Ok(Self::parse(
+            &fs::read_to_string(path).context("read", path)?,
+        ))
     }
 
     fn parse(mounts: &str) -> Self {
@@ -94,7 +96,10 @@ impl Hierarchies {
 
     /// Removes the common parent when no daemon has a container left in it.
     pub fn remove_parent(&self) {
-        for root in [&self.unified, &self.freezer, &self.pids].into_iter().flatten() {
+        for root in [&self.unified, &self.freezer, &self.pids]
+            .into_iter()
+            .flatten()
+        {
             // Refused while another container lives there, which is what is wanted.
             let _ = fs::remove_dir(root.join(PARENT));
         }
@@ -107,7 +112,9 @@ fn below(root: &Path, name: &str) -> PathBuf {
 
 impl Group {
     fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.unified, &self.freezer, &self.pids].into_iter().flatten()
+        [&self.unified, &self.freezer, &self.pids]
+            .into_iter()
+            .flatten()
     }
 
     /// The unified group for `CLONE_INTO_CGROUP`, if there is one.
@@ -199,7 +206,11 @@ impl Group {
 
     fn set_v1(&self, frozen: bool) -> Result<()> {
         let Some(path) = &self.freezer else {
-            return Err(Error::invalid("freeze", "group", "this kernel has no freezer"));
+            return Err(Error::invalid(
+                "freeze",
+                "group",
+                "this kernel has no freezer",
+            ));
         };
         let state = path.join("freezer.state");
         let word = if frozen { "FROZEN" } else { "THAWED" };
@@ -230,9 +241,7 @@ impl Group {
                 match remove_tree(path) {
                     Ok(()) => break,
                     // Killed processes leave their group a moment after their parent has seen them end.
-                    Err(error)
-                        if error.errno() == Some(libc::EBUSY) && Instant::now() < end =>
-                    {
+                    Err(error) if error.errno() == Some(libc::EBUSY) && Instant::now() < end => {
                         std::thread::sleep(POLL);
                     }
                     Err(error) => return Err(error),

@@ -52,11 +52,14 @@ impl Channel {
     /// The peer is gone, or what the kernel said.
     pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = serde_json::to_vec(message).context("encode", "message")?;
-        let mut space =
-            vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(fds).size()];
+        let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(fds).size()];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(Error::invalid("send", fds.len(), "too many file descriptors"));
+            return Err(Error::invalid(
+                "send",
+                fds.len(),
+                "too many file descriptors",
+            ));
         }
         sendmsg(
             &self.0,
@@ -177,7 +180,9 @@ mod tests {
     #[test]
     fn silence_of_the_peer_ends_at_the_deadline() {
         let (_a, b) = Channel::pair().unwrap();
-        let error = b.receive::<String>(Some(Duration::from_millis(10))).unwrap_err();
+        let error = b
+            .receive::<String>(Some(Duration::from_millis(10)))
+            .unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -90,10 +90,7 @@ fn hand_over(
 ) -> Result<(ChosenInit, Option<OwnedFd>, u64)> {
     let start_time = crate::proc::start_time(spawned.pid)?;
     group.add_to_v1(spawned.pid)?;
-    let userns = plan
-        .ids
-        .map(|ids| map_ids(spawned.pid, ids))
-        .transpose()?;
+    let userns = plan.ids.map(|ids| map_ids(spawned.pid, ids)).transpose()?;
     let trees: Vec<OwnedFd> = trees
         .iter()
         .map(|tree| copy_for_guest(tree, userns.as_ref()))
@@ -109,7 +106,11 @@ fn hand_over(
     match spawned.channel.receive(Some(PREPARE_PATIENCE))? {
         (FromInit::Prepared(init), fds) => Ok((init, fds.into_iter().next(), start_time)),
         (FromInit::Failed { stage, reason }, _) => Err(Error::invalid("launch", stage, &reason)),
-        (other, _) => Err(Error::invalid("launch", format_args!("{other:?}"), "unexpected answer")),
+        (other, _) => Err(Error::invalid(
+            "launch",
+            format_args!("{other:?}"),
+            "unexpected answer",
+        )),
     }
 }
 

@@ -47,7 +47,8 @@ impl Restrict {
 /// # Errors
 /// The kernel refused the type, an option, or the device.
 pub fn create(fs_type: &str, options: &[(&str, &str)], restrict: Restrict) -> Result<OwnedFd> {
-    let context = fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC).context("open file system", fs_type)?;
+    let context =
+        fsopen(fs_type, FsOpenFlags::FSOPEN_CLOEXEC).context("open file system", fs_type)?;
     for (key, value) in options {
         if value.is_empty() {
             fsconfig_set_flag(context.as_fd(), *key)

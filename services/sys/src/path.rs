@@ -66,7 +66,11 @@ pub fn make_file_in_root(root: impl AsFd, path: &Path) -> Result<OwnedFd> {
         other => return other,
     }
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::invalid("make file", path.display(), "not a file path"));
+        return Err(Error::invalid(
+            "make file",
+            path.display(),
+            "not a file path",
+        ));
     };
     let dir = make_dir_in_root(root, dir, Mode::from_raw_mode(0o755))?;
     openat(
@@ -84,7 +88,11 @@ fn normal_parts(path: &Path) -> Result<Vec<OsString>> {
         .filter(|part| !matches!(part, Component::RootDir | Component::CurDir))
         .map(|part| match part {
             Component::Normal(name) => Ok(name.to_owned()),
-            _ => Err(Error::invalid("make", path.display(), "`..` is not allowed")),
+            _ => Err(Error::invalid(
+                "make",
+                path.display(),
+                "`..` is not allowed",
+            )),
         })
         .collect()
 }
@@ -113,7 +121,11 @@ pub fn final_name(root: impl AsFd, path: &Path) -> Result<PathBuf> {
             None => PathBuf::from("/").join(target),
         };
     }
-    Err(Error::invalid("follow", path.display(), "too many symbolic links"))
+    Err(Error::invalid(
+        "follow",
+        path.display(),
+        "too many symbolic links",
+    ))
 }
 
 /// Whether a name can be one component of a path: not empty, no `/`, no NUL, not `.` or `..`, at most

@@ -92,7 +92,10 @@ pub fn wait(pidfd: impl AsFd, patience: std::time::Duration) -> Result<Ended> {
         tv_nsec: patience.subsec_nanos().into(),
     };
     let fd = pidfd.as_fd();
-    let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+    let mut fds = [rustix::event::PollFd::new(
+        &fd,
+        rustix::event::PollFlags::IN,
+    )];
     loop {
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(0) => {

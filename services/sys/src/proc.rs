@@ -10,7 +10,10 @@ use crate::error::{Context, Error, Result};
 /// procfs is not mounted.
 pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(path).context("read", path)?.trim().to_owned())
+    Ok(fs::read_to_string(path)
+        .context("read", path)?
+        .trim()
+        .to_owned())
 }
 
 /// When a process started, in clock ticks after boot: field 22 of proc_pid_stat(5).

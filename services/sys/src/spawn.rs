@@ -58,14 +58,21 @@ pub fn spawn(
     namespaces: Option<Namespaces>,
     cgroup: Option<&OwnedFd>,
 ) -> Result<Spawned> {
-    let null = lift(File::options().read(true).write(true).open("/dev/null").context("open", "/dev/null")?)?;
+    let null = lift(
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .context("open", "/dev/null")?,
+    )?;
     let (ours, theirs) = Channel::pair()?;
     let theirs = lift(&theirs)?;
     let program = lift(program)?;
 
     let mut flags = libc::CLONE_PIDFD as u64;
     if let Some(wanted) = namespaces {
-        flags |= (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC) as u64;
+        flags |= (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC)
+            as u64;
         if wanted.user {
             flags |= libc::CLONE_NEWUSER as u64;
         }

@@ -69,7 +69,9 @@ impl ImageLease {
 impl fmt::Debug for ImageLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let _ = &self.guard;
-        f.debug_struct("ImageLease").field("root", &self.root).finish()
+        f.debug_struct("ImageLease")
+            .field("root", &self.root)
+            .finish()
     }
 }
 
@@ -105,7 +107,9 @@ pub enum GuestOsError {
         version: Version,
     },
     /// An image is missing or not what the configuration promises.
-    #[error("image `{path}`: {reason}; install the guest OS again with `control push_guestos_config`")]
+    #[error(
+        "image `{path}`: {reason}; install the guest OS again with `control push_guestos_config`"
+    )]
     BadImage {
         /// The image file.
         path: String,

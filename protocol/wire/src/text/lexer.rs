@@ -146,7 +146,9 @@ impl<'t> Lexer<'t> {
     fn digits(&mut self, first: u32, radix: u32, more: usize, at: Place) -> Result<u8, TextError> {
         let mut value = first;
         for _ in 0..more {
-            let Some(digit) = self.digit(radix) else { break };
+            let Some(digit) = self.digit(radix) else {
+                break;
+            };
             value = value * radix + digit;
         }
         // Three octal digits reach to 511.

@@ -103,7 +103,9 @@ pub fn parse<M: Message + Name + Default>(text: &[u8]) -> Result<M, TextError> {
     reader::parse(&descriptor::<M>(), text).map(|dynamic| {
         #[allow(clippy::expect_used)]
         // Built after the same descriptor field by field, so the bytes fit the message.
-        dynamic.transcode_to().expect("a message of this descriptor")
+        dynamic
+            .transcode_to()
+            .expect("a message of this descriptor")
     })
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value,
+};
 
 /// What becomes of bytes beyond printable ASCII inside quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,9 @@ fn fields(out: &mut String, message: &DynamicMessage, depth: usize, beyond: Beyo
     known.sort_by_key(FieldDescriptor::number);
     for field in known.iter().filter(|field| message.has_field(field)) {
         match &*message.get_field(field) {
-            Value::List(values) => values.iter().for_each(|v| one(out, field, v, depth, beyond)),
+            Value::List(values) => values
+                .iter()
+                .for_each(|v| one(out, field, v, depth, beyond)),
             value => one(out, field, value, depth, beyond),
         }
     }
@@ -44,7 +48,12 @@ fn one(out: &mut String, field: &FieldDescriptor, value: &Value, depth: usize, b
             fields(out, inner, depth + 1, beyond);
             writeln!(out, "{:indent$}}}", "")
         }
-        value => writeln!(out, "{:indent$}{name}: {}", "", scalar(field, value, beyond)),
+        value => writeln!(
+            out,
+            "{:indent$}{name}: {}",
+            "",
+            scalar(field, value, beyond)
+        ),
     };
 }
 

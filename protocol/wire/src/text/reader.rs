@@ -1,8 +1,8 @@
 //! The liberal reader. Values are checked against the field's type where they stand.
 
 use prost_reflect::{
-    Cardinality, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage,
-    Value, bytes::Bytes,
+    Cardinality, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor,
+    ReflectMessage, Value, bytes::Bytes,
 };
 
 use super::{
@@ -235,13 +235,11 @@ fn complete(
     descriptor: &MessageDescriptor,
     at: Place,
 ) -> Result<(), TextError> {
-    let missing = descriptor
-        .fields()
-        .find(|field| {
-            field.cardinality() == Cardinality::Required
-                && !message.has_field(field)
-                && !may_default(field)
-        });
+    let missing = descriptor.fields().find(|field| {
+        field.cardinality() == Cardinality::Required
+            && !message.has_field(field)
+            && !may_default(field)
+    });
     match missing {
         Some(field) => Err(at.error(What::Missing {
             message: descriptor.name().into(),

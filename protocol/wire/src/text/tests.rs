@@ -35,7 +35,10 @@ fn the_recorded_status_reply_has_this_text() {
 fn the_recorded_config_is_read_and_written_alike() {
     // wire-samples.md: the configuration inside the reply to `config`.
     let text = "name: \"softcontainer\"\nguest_os: \"minios\"\nguestos_version: 1\ncolor: 0\ntype: CONTAINER\nvnet_configs {\n  if_name: \"host0\"\n  configure: true\n  if_mac: \"6e:41:99:d5:5b:ee\"\n}\ntoken_type: SOFT\n";
-    assert_eq!(print(&parse::<ContainerConfig>(text.as_bytes()).unwrap()), text);
+    assert_eq!(
+        print(&parse::<ContainerConfig>(text.as_bytes()).unwrap()),
+        text
+    );
 }
 
 #[test]
@@ -57,10 +60,15 @@ fn required_scalars_may_be_missing_and_are_written_with_their_default() {
 #[test]
 fn required_strings_and_messages_may_not_be_missing() {
     let error = parse::<ContainerConfig>(b"name: \"c\"\n").unwrap_err();
-    assert_eq!(error.to_string(), "line 2, column 1: ContainerConfig lacks the required field `guest_os`");
+    assert_eq!(
+        error.to_string(),
+        "line 2, column 1: ContainerConfig lacks the required field `guest_os`"
+    );
     let error = parse::<GuestOsConfig>(b"name: \"g\"\nhardware: \"x\"").unwrap_err();
     assert!(error.to_string().contains("`description`"), "{error}");
-    let error = parse::<ContainerConfig>(b"name: \"c\"\nguest_os: \"g\"\nvnet_configs { configure: true }").unwrap_err();
+    let error =
+        parse::<ContainerConfig>(b"name: \"c\"\nguest_os: \"g\"\nvnet_configs { configure: true }")
+            .unwrap_err();
     assert_eq!((error.line, error.column), (3, 32));
 }
 
@@ -86,7 +94,11 @@ fn errors_name_line_and_column_and_what_to_mend() {
         ("name: \"c\" \u{7f}", 1, 11, "unexpected byte"),
     ] {
         let error = parse::<ContainerConfig>(text.as_bytes()).unwrap_err();
-        assert_eq!((error.line, error.column), (line, column), "{text:?}: {error}");
+        assert_eq!(
+            (error.line, error.column),
+            (line, column),
+            "{text:?}: {error}"
+        );
         assert!(error.to_string().contains(says), "{text:?}: {error}");
     }
 }
@@ -109,13 +121,20 @@ fn text_without_end_does_not_exhaust_the_stack() {
 
 #[test]
 fn the_command_line_shows_octal_and_files_keep_letters() {
-    let id = DeviceId { uuid: "ü\u{1}".into() };
+    let id = DeviceId {
+        uuid: "ü\u{1}".into(),
+    };
     assert_eq!(print(&id), "uuid: \"\\303\\274\\001\"\n");
     assert_eq!(print_file(&id), "uuid: \"ü\\001\"\n");
 }
 
 fn text_of_any_kind() -> impl Strategy<Value = String> {
-    prop_oneof![Just(String::new()), "[ -~\n\r\t]{0,12}", "\\PC{0,8}", any::<String>()]
+    prop_oneof![
+        Just(String::new()),
+        "[ -~\n\r\t]{0,12}",
+        "\\PC{0,8}",
+        any::<String>()
+    ]
 }
 
 prop_compose! {

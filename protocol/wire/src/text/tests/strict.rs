@@ -29,7 +29,9 @@ fn word<'t>(rest: &mut &'t [u8]) -> Option<&'t str> {
         .unwrap_or(rest.len());
     let (word, more) = rest.split_at(end);
     *rest = more;
-    std::str::from_utf8(word).ok().filter(|word| !word.is_empty())
+    std::str::from_utf8(word)
+        .ok()
+        .filter(|word| !word.is_empty())
 }
 
 fn fields(rest: &mut &[u8], message: &MessageDescriptor, nested: bool) -> Option<()> {

@@ -33,7 +33,7 @@ pub trait Request: Message<Result = Result<Self::Reply, Self::Error>> + Send + '
 #[macro_export]
 macro_rules! request {
     ($message:ty => $reply:ty, $error:ty, $name:literal, $seconds:literal s) => {
-        impl ::actix::Message for $message {
+        impl $crate::actor::Message for $message {
             type Result = Result<$reply, $error>;
         }
         impl $crate::port::Request for $message {
@@ -237,9 +237,10 @@ macro_rules! service_port {
 
         impl $port {
             /// Delivers every message of the service to this actor.
-            pub fn bind<A>(&self, actor: &::actix::Addr<A>)
+            pub fn bind<A>(&self, actor: &$crate::actor::Addr<A>)
             where
-                A: ::actix::Actor<Context = ::actix::Context<A>> $(+ ::actix::Handler<$message>)+,
+                A: $crate::actor::Actor<Context = $crate::actor::Context<A>>
+                    $(+ $crate::actor::Handler<$message>)+,
             {
                 $(self.$slot.bind(actor.clone().recipient());)+
             }

@@ -1,0 +1,145 @@
+//! The token actor: self-provisioning, PINs and signatures, none of which blocks the bus.
+
+use std::path::{Path, PathBuf};
+
+use cml_bus::{
+    actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
+    api::token::{TokenError, Unlock, VerifySignature},
+    blocking::{JobDied, Pool},
+    error::BusError,
+    id::ContainerId,
+    secret::Pin,
+    supervisor::Watch,
+};
+use cml_wire::proto::ContainerTrust;
+use tokio::sync::watch;
+
+use crate::{
+    signature::Roots,
+    softtoken::{self, FIRST_PIN},
+};
+
+/// The token of the device; containers without one of their own use it (design.md section 1).
+const DEVICE_TOKEN: &str = "device.p12";
+
+/// What the service needs to know of the device.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The token directory.
+    pub dir: PathBuf,
+    /// Refuse certificates outside their validity.
+    pub enforce_validity: bool,
+}
+
+/// How far self-provisioning has come.
+#[derive(Debug, Clone)]
+enum DeviceToken {
+    Making,
+    Ready,
+    Failed(TokenError),
+}
+
+/// The token service.
+#[derive(Debug)]
+pub struct Token {
+    settings: Settings,
+    device_token: watch::Sender<DeviceToken>,
+    /// One job at a time: a flood of wrong PINs never takes more than one core (design.md section 3).
+    derivation: Pool,
+    signatures: Pool,
+    _watch: Watch,
+}
+
+impl Token {
+    /// Starts the actor on the current arbiter. A device without a token gets one in the background.
+    pub fn start(settings: Settings, watch: Watch) -> Addr<Self> {
+        Actor::start(Self {
+            settings,
+            device_token: watch::Sender::new(DeviceToken::Making),
+            derivation: Pool::new("token derivation", 1),
+            signatures: Pool::new("token signatures", 2),
+            _watch: watch,
+        })
+    }
+}
+
+impl Actor for Token {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        let path = self.settings.dir.join(DEVICE_TOKEN);
+        let outcome = self.device_token.clone();
+        // Its own pool, so that a PIN of a container's own token need not wait for the new key.
+        let pool = Pool::new("token provisioning", 1);
+        let provision = async move {
+            let made = pool.run(move || provision(&path)).await;
+            outcome.send_replace(match made.map_err(died).and_then(|made| made) {
+                Ok(()) => DeviceToken::Ready,
+                Err(error) => {
+                    tracing::error!(%error, "self-provisioning failed");
+                    DeviceToken::Failed(error)
+                }
+            });
+        };
+        context.spawn(provision.into_actor(self));
+    }
+}
+
+fn provision(path: &Path) -> Result<(), TokenError> {
+    if path.exists() {
+        return Ok(());
+    }
+    tracing::info!(path = %path.display(), "making the softtoken of the device");
+    softtoken::create(path, "device", &Pin::new(FIRST_PIN.to_owned()))?;
+    tracing::info!(path = %path.display(), "the softtoken of the device is ready");
+    Ok(())
+}
+
+fn died(error: JobDied) -> TokenError {
+    TokenError::Bus(BusError::ServerDeath(error.0))
+}
+
+/// The token that protects a container: its own, else that of the device.
+fn token_of(dir: &Path, container: ContainerId) -> (PathBuf, bool) {
+    let own = dir.join(format!("{container}.p12"));
+    match own.exists() {
+        true => (own, true),
+        false => (dir.join(DEVICE_TOKEN), false),
+    }
+}
+
+impl Handler<Unlock> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: Unlock, _: &mut Context<Self>) -> Self::Result {
+        let dir = self.settings.dir.clone();
+        let device_token = self.device_token.subscribe();
+        let pool = self.derivation.clone();
+        Box::pin(async move {
+            pool.run(move || {
+                let (path, own) = token_of(&dir, request.container);
+                match &*device_token.borrow() {
+                    DeviceToken::Making if !own => return Err(TokenError::Uninitialised),
+                    DeviceToken::Failed(error) if !own => return Err(error.clone()),
+                    _ => {}
+                }
+                softtoken::check(&path, &request.pin)
+            })
+            .await
+            .map_err(died)?
+        })
+    }
+}
+
+impl Handler<VerifySignature> for Token {
+    type Result = ResponseFuture<Result<ContainerTrust, TokenError>>;
+
+    fn handle(&mut self, request: VerifySignature, _: &mut Context<Self>) -> Self::Result {
+        let roots = Roots {
+            dir: self.settings.dir.clone(),
+            enforce_validity: self.settings.enforce_validity,
+        };
+        let pool = self.signatures.clone();
+        Box::pin(async move { pool.run(move || roots.verify(&request)).await.map_err(died)? })
+    }
+}

@@ -1,0 +1,150 @@
+//! Whether a configuration makes sense, before anything is done with it (runtime.md 9, number 61).
+
+use std::path::{Component, Path};
+
+use cml_sys::path::is_component;
+use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
+
+/// A configuration that cannot be used although its signature is good.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadConfig {
+    /// The name would be a path.
+    #[error("the name {0:?} cannot be part of a file name")]
+    Name(String),
+    /// Version 0 means "none" (protocol.md 6.4).
+    #[error("the version must be above 0")]
+    Version,
+    /// A mount names an image that would be a path.
+    #[error("the image name {0:?} cannot be part of a file name")]
+    Image(String),
+    /// A mount point that is not a plain absolute path.
+    #[error("the mount point {0:?} must be absolute, without `..`")]
+    MountPoint(String),
+    /// A file system type that is not one word.
+    #[error("{0:?} is no file system type")]
+    FsType(String),
+    /// The program to start is not named by a plain absolute path.
+    #[error("init_path {0:?} must be absolute, without `..`")]
+    Init(String),
+    /// A word for init that the kernel cannot take.
+    #[error("{0} holds a NUL byte")]
+    Nul(&'static str),
+}
+
+/// Checks everything that later becomes part of a path, a mount or an argument.
+pub fn check(config: &GuestOsConfig) -> Result<(), BadConfig> {
+    if !is_component(&config.name) {
+        return Err(BadConfig::Name(config.name.clone()));
+    }
+    if config.version == 0 {
+        return Err(BadConfig::Version);
+    }
+    for mount in config.mounts.iter().chain(&config.mounts_setup) {
+        check_mount(mount)?;
+    }
+    if !is_plain_absolute(config.init_path()) {
+        return Err(BadConfig::Init(config.init_path().to_owned()));
+    }
+    for (field, words) in [
+        ("init_param", &config.init_param),
+        ("init_env", &config.init_env),
+    ] {
+        if words.iter().any(|word| word.contains('\0')) {
+            return Err(BadConfig::Nul(field));
+        }
+    }
+    Ok(())
+}
+
+fn check_mount(mount: &GuestOsMount) -> Result<(), BadConfig> {
+    // A DEVICE names its block device by an absolute path (runtime.md 3.2).
+    let device = matches!(mount.mount_type(), Type::Device | Type::DeviceRw);
+    let image_fits = match device {
+        true => is_plain_absolute(&mount.image_file),
+        false => is_component(&mount.image_file),
+    };
+    if !image_fits {
+        return Err(BadConfig::Image(mount.image_file.clone()));
+    }
+    if !is_plain_absolute(&mount.mount_point) {
+        return Err(BadConfig::MountPoint(mount.mount_point.clone()));
+    }
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if mount.fs_type.is_empty() || !mount.fs_type.bytes().all(word) {
+        return Err(BadConfig::FsType(mount.fs_type.clone()));
+    }
+    if mount.mount_data().contains('\0') {
+        return Err(BadConfig::Nul("mount_data"));
+    }
+    Ok(())
+}
+
+fn is_plain_absolute(text: &str) -> bool {
+    let path = Path::new(text);
+    path.is_absolute()
+        && !text.contains('\0')
+        && path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> GuestOsConfig {
+        GuestOsConfig {
+            name: "busybox".into(),
+            version: 1,
+            mounts: vec![GuestOsMount {
+                image_file: "root".into(),
+                mount_point: "/".into(),
+                fs_type: "squashfs".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    fn changed(change: impl FnOnce(&mut GuestOsConfig)) -> Result<(), BadConfig> {
+        let mut config = config();
+        change(&mut config);
+        check(&config)
+    }
+
+    #[test]
+    fn a_plain_configuration_is_accepted() {
+        assert_eq!(check(&config()), Ok(()));
+    }
+
+    #[test]
+    fn nothing_that_leads_out_of_its_directory_is_accepted() {
+        for bad in ["", "..", "a/b", "/etc", "a\0b"] {
+            assert!(changed(|c| c.name = bad.into()).is_err(), "{bad:?}");
+            assert!(changed(|c| c.mounts[0].image_file = bad.into()).is_err());
+            assert!(changed(|c| c.mounts_setup = vec![GuestOsMount {
+                image_file: bad.into(),
+                ..config().mounts[0].clone()
+            }])
+            .is_err());
+        }
+        for bad in ["", "relative", "/a/../b", "/a\0"] {
+            assert!(changed(|c| c.mounts[0].mount_point = bad.into()).is_err());
+            assert!(changed(|c| c.init_path = Some(bad.into())).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_system_type_is_one_word() {
+        for bad in ["", "ext4,x", "ext4 ", "a\0"] {
+            assert!(changed(|c| c.mounts[0].fs_type = bad.into()).is_err());
+        }
+    }
+
+    #[test]
+    fn version_zero_and_nul_bytes_are_refused() {
+        assert_eq!(changed(|c| c.version = 0), Err(BadConfig::Version));
+        assert!(changed(|c| c.init_param = vec!["a\0".into()]).is_err());
+        assert!(changed(|c| c.mounts[0].mount_data = Some("\0".into())).is_err());
+    }
+}

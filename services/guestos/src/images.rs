@@ -1,0 +1,171 @@
+//! Verified images, each mounted once for all its containers (design.md section 2, "Images").
+//!
+//! An image is hashed through the open file that is then mounted. As long as somebody holds a lease on
+//! the mount nothing is hashed again; when the last lease is dropped the mount goes away.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
+
+use cml_bus::{
+    api::guestos::{GuestOsError, ImageLease},
+    blocking::Pool,
+    error::BusError,
+};
+use cml_sys::{image::Image, mount};
+use cml_wire::proto::{GuestOsConfig, GuestOsMount};
+use rustix::fs::{Mode, OFlags};
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+
+use crate::store;
+
+/// The images that are mounted.
+#[derive(Debug, Clone)]
+pub struct Images {
+    store: PathBuf,
+    mounts: PathBuf,
+    pool: Pool,
+    /// One lock per image: two starts at the same time verify it once.
+    live: Arc<Mutex<HashMap<PathBuf, Arc<Mutex<Weak<ImageLease>>>>>>,
+}
+
+/// What an image must be, and where it goes.
+struct Wanted {
+    path: PathBuf,
+    at: PathBuf,
+    mount: GuestOsMount,
+}
+
+impl Images {
+    /// Images of this store, mounted below `mounts`.
+    pub fn new(store: PathBuf, mounts: PathBuf) -> Self {
+        Self {
+            store,
+            mounts,
+            // Two cores: hashing one image must not keep another start waiting.
+            pool: Pool::new("images", 2),
+            live: Arc::default(),
+        }
+    }
+
+    /// A lease on the image behind `mount`: the mount that is there, or a new one after verification.
+    pub async fn lease(
+        &self,
+        config: &GuestOsConfig,
+        mount: &GuestOsMount,
+    ) -> Result<Arc<ImageLease>, GuestOsError> {
+        let path = store::image_path(&self.store, config, &mount.image_file);
+        let slot = self.live.lock().await.entry(path.clone()).or_default().clone();
+        let mut slot = slot.lock().await;
+        if let Some(lease) = slot.upgrade() {
+            return Ok(lease);
+        }
+        let wanted = Wanted {
+            at: self.mounts.join(store::stem(config)).join(&mount.image_file),
+            path,
+            mount: mount.clone(),
+        };
+        let lease = self.pool.run(move || verified_mount(&wanted)).await;
+        let lease = lease.map_err(|died| GuestOsError::Bus(BusError::ServerDeath(died.0)))??;
+        let lease = Arc::new(lease);
+        *slot = Arc::downgrade(&lease);
+        Ok(lease)
+    }
+}
+
+fn verified_mount(wanted: &Wanted) -> Result<ImageLease, GuestOsError> {
+    let bad = |reason: String| GuestOsError::BadImage {
+        path: wanted.path.display().to_string(),
+        reason,
+    };
+    let image = Image::open(&wanted.path).map_err(|error| bad(error.source.to_string()))?;
+    verify(&image, &wanted.mount).map_err(bad)?;
+    let unmountable = |reason: String| GuestOsError::Mount {
+        path: wanted.path.display().to_string(),
+        reason,
+    };
+    let data = wanted.mount.mount_data();
+    let mounted = image
+        .mount(&wanted.mount.fs_type, &mount::options(data), &wanted.at)
+        .map_err(|error| unmountable(error.to_string()))?;
+    let root = open_root(mounted.path()).map_err(|error| unmountable(error.to_string()))?;
+    Ok(ImageLease::new(root, Box::new(mounted)))
+}
+
+fn open_root(path: &Path) -> rustix::io::Result<std::os::fd::OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// Size and SHA-256 must be what the signed configuration says (protocol.md 6.7). SHA-1 alone vouches for
+/// nothing (runtime.md 9, number 54).
+fn verify(image: &Image, mount: &GuestOsMount) -> Result<(), String> {
+    let size = image.size().map_err(|error| error.to_string())?;
+    if size != mount.image_size() {
+        let wanted = mount.image_size();
+        return Err(format!("it has {size} bytes instead of {wanted}"));
+    }
+    let wanted = hex::decode(mount.image_sha2_256()).unwrap_or_default();
+    if wanted.len() != <Sha256 as Digest>::output_size() {
+        return Err("the configuration has no image_sha2_256 for it".into());
+    }
+    let mut hash = Sha256::new();
+    image
+        .read(|bytes| hash.update(bytes))
+        .map_err(|error| error.to_string())?;
+    match hash.finalize().as_slice() == wanted {
+        true => Ok(()),
+        false => Err("its SHA-256 is not the one of the configuration".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// SHA-256 of "abc", a test vector of FIPS 180-4.
+    const ABC: &str = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD";
+
+    fn verdict(content: &str, mount: GuestOsMount) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.img");
+        std::fs::write(&path, content).unwrap();
+        verify(&Image::open(&path).unwrap(), &mount)
+    }
+
+    fn abc() -> GuestOsMount {
+        GuestOsMount {
+            image_size: Some(3),
+            image_sha2_256: Some(ABC.into()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn exactly_the_promised_bytes_are_accepted_in_either_case_of_the_hash() {
+        assert_eq!(verdict("abc", abc()), Ok(()));
+        let lower = GuestOsMount {
+            image_sha2_256: Some(ABC.to_lowercase()),
+            ..abc()
+        };
+        assert_eq!(verdict("abc", lower), Ok(()));
+        assert!(verdict("abd", abc()).unwrap_err().contains("SHA-256"));
+        assert!(verdict("abcd", abc()).unwrap_err().contains("4 bytes"));
+    }
+
+    #[test]
+    fn without_a_sha256_nothing_is_accepted() {
+        for hash in [None, Some(String::new()), Some("zz".into()), Some("00".into())] {
+            let mount = GuestOsMount {
+                image_sha2_256: hash,
+                image_sha1: Some("a9993e364706816aba3e25717850c26c9cd0d89d".into()),
+                ..abc()
+            };
+            assert!(verdict("abc", mount).is_err());
+        }
+    }
+}

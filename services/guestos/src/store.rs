@@ -1,0 +1,106 @@
+//! The store on disk: `<name>-<version>.conf`, `.sig`, `.cert` and a directory of images (protocol.md 6.1).
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use cml_bus::api::{guestos::GuestOsError, token::VerifySignature};
+use cml_wire::proto::GuestOsConfig;
+
+/// One guest OS as it lies on disk, not yet verified.
+#[derive(Debug)]
+pub struct Entry {
+    /// `<name>-<version>`, from the file names.
+    pub stem: String,
+    /// Configuration, signature and certificate, read once: what is verified is what is used (SEC-09).
+    pub signed: VerifySignature,
+}
+
+/// `<name>-<version>`, the base of all file names of a guest OS.
+pub fn stem(config: &GuestOsConfig) -> String {
+    format!("{}-{}", config.name, config.version)
+}
+
+/// The image file behind a mount.
+pub fn image_path(store: &Path, config: &GuestOsConfig, image: &str) -> PathBuf {
+    store.join(stem(config)).join(format!("{image}.img"))
+}
+
+/// Every guest OS that has an image directory, by name. One that cannot be read is reported and skipped,
+/// so that it does not take the others with it.
+pub fn scan(store: &Path) -> Result<Vec<Entry>, GuestOsError> {
+    let fail = |error: io::Error| GuestOsError::Store {
+        path: store.display().to_string(),
+        reason: error.to_string(),
+    };
+    let mut stems = Vec::new();
+    let listing = match fs::read_dir(store) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(fail)?,
+    };
+    for entry in listing {
+        let entry = entry.map_err(fail)?;
+        let is_directory = entry.file_type().map_err(fail)?.is_dir();
+        if let (true, Ok(stem)) = (is_directory, entry.file_name().into_string())
+            && !stem.starts_with('.')
+        {
+            stems.push(stem);
+        }
+    }
+    // Directory order is random; a list that changes from start to start helps nobody.
+    stems.sort();
+    Ok(stems
+        .into_iter()
+        .filter_map(|stem| match read(store, &stem) {
+            Ok(signed) => Some(Entry { stem, signed }),
+            Err((path, error)) => {
+                tracing::warn!(path = %path.display(), %error, "guest OS skipped");
+                None
+            }
+        })
+        .collect())
+}
+
+fn read(store: &Path, stem: &str) -> Result<VerifySignature, (PathBuf, io::Error)> {
+    let part = |suffix: &str| {
+        let path = store.join(format!("{stem}.{suffix}"));
+        fs::read(&path).map_err(|error| (path, error))
+    };
+    Ok(VerifySignature {
+        data: part("conf")?,
+        signature: part("sig")?,
+        certificate: part("cert")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn entries_come_sorted_and_broken_ones_are_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        for stem in ["b-1", "a-2", "broken-1"] {
+            fs::create_dir(dir.path().join(stem)).unwrap();
+            for suffix in ["conf", "sig", "cert"] {
+                fs::write(dir.path().join(format!("{stem}.{suffix}")), suffix).unwrap();
+            }
+        }
+        fs::remove_file(dir.path().join("broken-1.sig")).unwrap();
+        fs::write(dir.path().join("stray"), "").unwrap();
+        let stems: Vec<_> = scan(dir.path())
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.stem)
+            .collect();
+        assert_eq!(stems, ["a-2", "b-1"]);
+    }
+
+    #[test]
+    fn an_absent_store_is_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(scan(&dir.path().join("absent")).unwrap().is_empty());
+    }
+}

@@ -38,16 +38,16 @@ pub struct Wiring(Vec<(Level, Level)>);
 pub struct UphillCall(&'static str, &'static str);
 
 impl Wiring {
-    /// Notes that `from` gets a port of `to`.
+    /// Hands `from` a port of `to`, and notes it.
     ///
     /// # Errors
     /// [`UphillCall`] unless `to` is below `from`.
-    pub fn grant(&mut self, from: Level, to: Level) -> Result<(), UphillCall> {
+    pub fn grant<P: Clone>(&mut self, from: Level, to: Level, port: &P) -> Result<P, UphillCall> {
         if to >= from {
             return Err(UphillCall(from.name(), to.name()));
         }
         self.0.push((from, to));
-        Ok(())
+        Ok(port.clone())
     }
 
     /// The wiring as a mermaid graph, for ARCHITECTURE.md.
@@ -67,11 +67,16 @@ mod tests {
     #[test]
     fn a_port_never_points_uphill() {
         let mut wiring = Wiring::default();
-        assert!(wiring.grant(Level::Gateway, Level::Container).is_ok());
+        let port = "port";
+        assert!(
+            wiring
+                .grant(Level::Gateway, Level::Container, &port)
+                .is_ok()
+        );
         assert_eq!(
-            wiring.grant(Level::Token, Level::Container),
+            wiring.grant(Level::Token, Level::Container, &port),
             Err(UphillCall("token", "container"))
         );
-        assert!(wiring.grant(Level::Token, Level::Token).is_err());
+        assert!(wiring.grant(Level::Token, Level::Token, &port).is_err());
     }
 }

@@ -105,7 +105,8 @@ impl Loader {
     async fn load(&self) -> Result<Catalogue, GuestOsError> {
         let store = self.settings.store.clone();
         let entries = self.files.run(move || store::scan(&store)).await;
-        let entries = entries.map_err(|died| GuestOsError::Bus(BusError::ServerDeath(died.0)))??;
+        let entries =
+            entries.map_err(|died| GuestOsError::Bus(BusError::ServerDeath(died.0)))??;
         let mut installed = Vec::new();
         for entry in entries {
             let stem = entry.stem.clone();
@@ -124,9 +125,11 @@ impl Loader {
         let verdict = self.token.verify_signature.call(entry.signed).await;
         let trust = verdict.map_err(|error| error.to_string())?;
         if trust == ContainerTrust::LocallySigned && !self.settings.accept_locally_signed {
-            return Err("only the local CA vouches for it, and device.conf does not have \
+            return Err(
+                "only the local CA vouches for it, and device.conf does not have \
                  `locally_signed_images: true`"
-                .into());
+                    .into(),
+            );
         }
         let config: GuestOsConfig = text::parse(&bytes).map_err(|error| error.to_string())?;
         check(&config).map_err(|error| error.to_string())?;

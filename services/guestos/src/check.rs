@@ -122,11 +122,13 @@ mod tests {
         for bad in ["", "..", "a/b", "/etc", "a\0b"] {
             assert!(changed(|c| c.name = bad.into()).is_err(), "{bad:?}");
             assert!(changed(|c| c.mounts[0].image_file = bad.into()).is_err());
-            assert!(changed(|c| c.mounts_setup = vec![GuestOsMount {
-                image_file: bad.into(),
-                ..config().mounts[0].clone()
-            }])
-            .is_err());
+            assert!(
+                changed(|c| c.mounts_setup = vec![GuestOsMount {
+                    image_file: bad.into(),
+                    ..config().mounts[0].clone()
+                }])
+                .is_err()
+            );
         }
         for bad in ["", "relative", "/a/../b", "/a\0"] {
             assert!(changed(|c| c.mounts[0].mount_point = bad.into()).is_err());

@@ -58,13 +58,22 @@ impl Images {
         mount: &GuestOsMount,
     ) -> Result<Arc<ImageLease>, GuestOsError> {
         let path = store::image_path(&self.store, config, &mount.image_file);
-        let slot = self.live.lock().await.entry(path.clone()).or_default().clone();
+        let slot = self
+            .live
+            .lock()
+            .await
+            .entry(path.clone())
+            .or_default()
+            .clone();
         let mut slot = slot.lock().await;
         if let Some(lease) = slot.upgrade() {
             return Ok(lease);
         }
         let wanted = Wanted {
-            at: self.mounts.join(store::stem(config)).join(&mount.image_file),
+            at: self
+                .mounts
+                .join(store::stem(config))
+                .join(&mount.image_file),
             path,
             mount: mount.clone(),
         };
@@ -159,7 +168,12 @@ mod tests {
 
     #[test]
     fn without_a_sha256_nothing_is_accepted() {
-        for hash in [None, Some(String::new()), Some("zz".into()), Some("00".into())] {
+        for hash in [
+            None,
+            Some(String::new()),
+            Some("zz".into()),
+            Some("00".into()),
+        ] {
             let mount = GuestOsMount {
                 image_sha2_256: hash,
                 image_sha1: Some("a9993e364706816aba3e25717850c26c9cd0d89d".into()),

@@ -9,6 +9,8 @@ use std::{
 
 use cml_sys::{
     channel::Channel,
+    error::Context,
+    path,
     plan::{EnterPlan, FromInit},
 };
 use rustix::{
@@ -95,14 +97,11 @@ pub(crate) fn bind_service(channel: &Channel, fds: Vec<OwnedFd>, at: &Path) -> R
 }
 
 /// Runs a command and waits for it.
-pub(crate) fn run(
-    channel: &Channel,
-    mut fds: Vec<OwnedFd>,
-    plan: EnterPlan,
-) -> Result<(), Failure> {
-    if fds.is_empty() {
-        return Err("no process came along").stage("enter the container");
+pub(crate) fn run(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    if fds.len() < 2 {
+        return Err("plan and process must come along").stage("enter the container");
     }
+    let plan: EnterPlan = cml_sys::plan::unseal(fds.remove(0)).stage("read the plan")?;
     let init = fds.remove(0);
     join(&init, plan.user_namespace)?;
     drop(init);
@@ -218,8 +217,23 @@ fn prepare_command(
     rustix::stdio::dup2_stdout(stdout).stage("connect the command")?;
     rustix::stdio::dup2_stderr(stderr).stage("connect the command")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    rustix::process::chdir(&plan.workdir).stage(&format!("enter `{}`", plan.workdir.display()))?;
+    enter_directory(&plan.workdir).stage(&format!("enter `{}`", plan.workdir.display()))?;
+    die_with_helper();
     isolate::last_steps().stage("clean up")
+}
+
+/// The working directory, never through a link of procfs that leads to a descriptor of ours (SEC-02).
+fn enter_directory(at: &Path) -> cml_sys::Result<()> {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .context("open", "/")?;
+    let directory = path::open_in_root(&root, at, OFlags::PATH | OFlags::DIRECTORY)?;
+    rustix::process::fchdir(directory).context("enter", at.display())
+}
+
+/// The daemon ends a session whose client is gone by ending the helper, which is all it can see of it.
+fn die_with_helper() {
+    // SAFETY: a prctl with plain numbers; it cannot fail for a valid signal.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
 }
 
 /// Where a command may be: itself if it names a path, else every directory of its own `PATH`.

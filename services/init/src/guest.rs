@@ -8,7 +8,7 @@ use std::{
 
 use cml_sys::{
     channel::Channel,
-    memfd, mount, path,
+    mount, path,
     plan::{BootReport, ChosenInit, FromInit, InitMode, InitPlan, LaunchPlan, ToInit},
 };
 use rustix::fs::{CWD, Mode, OFlags};
@@ -20,8 +20,7 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     if fds.is_empty() {
         return Err("no plan came along").stage("read the plan");
     }
-    let text = memfd::read_all(fds.remove(0)).stage("read the plan")?;
-    let plan: LaunchPlan = cml_sys::plan::decode(&text).stage("read the plan")?;
+    let plan: LaunchPlan = cml_sys::plan::unseal(fds.remove(0)).stage("read the plan")?;
     let trees = fds;
 
     isolate::enter_late_namespaces().stage("enter namespaces")?;

@@ -62,7 +62,7 @@ fn obey(channel: &Channel) -> Result<(), Failure> {
     let (order, fds) = channel.receive::<ToInit>(None).stage("receive the order")?;
     match order {
         ToInit::Launch => guest::become_container(channel, fds),
-        ToInit::Enter(plan) => enter::run(channel, fds, plan),
+        ToInit::Enter => enter::run(channel, fds),
         ToInit::BindService { path } => enter::bind_service(channel, fds, &path),
         ToInit::Go => Err("no order before it").stage("receive the order"),
     }

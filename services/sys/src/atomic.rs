@@ -14,6 +14,20 @@ use crate::error::{Context, Error, Result};
 /// # Errors
 /// Any step that the kernel refused; the old file is untouched then.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    replace(path, bytes, mode, true)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Replaces `path` with these bytes: old or new, never half, as long as the machine runs. For state that
+/// means nothing after a reboot, and so need not wait for the disk.
+///
+/// # Errors
+/// Any step that the kernel refused; the old file is untouched then.
+pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    replace(path, bytes, mode, false)
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<()> {
     let shown = path.display();
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("write", shown, "not a file path"));
@@ -34,14 +48,15 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
             .context("create", temporary.display())?;
         file.write_all(bytes)
             .context("write", temporary.display())?;
-        file.sync_all().context("sync", temporary.display())?;
+        if durable {
+            file.sync_all().context("sync", temporary.display())?;
+        }
         fs::rename(&temporary, path).context("rename to", &shown)
     })();
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    result?;
-    sync_dir(dir)
+    result
 }
 
 /// Makes the entries of a directory durable.

@@ -83,15 +83,20 @@ impl Hierarchies {
                 "mount cgroup2 at /sys/fs/cgroup, or the v1 freezer",
             ));
         }
-        let group = Group {
-            unified: self.unified.as_deref().map(|root| below(root, name)),
-            freezer: self.freezer.as_deref().map(|root| below(root, name)),
-            pids: self.pids.as_deref().map(|root| below(root, name)),
-        };
+        let group = self.group(name);
         for path in group.paths() {
             fs::create_dir_all(path).context("make group", path.display())?;
         }
         Ok(group)
+    }
+
+    /// The groups that [`Hierarchies::create`] makes for a container of this name.
+    pub fn group(&self, name: &str) -> Group {
+        Group {
+            unified: self.unified.as_deref().map(|root| below(root, name)),
+            freezer: self.freezer.as_deref().map(|root| below(root, name)),
+            pids: self.pids.as_deref().map(|root| below(root, name)),
+        }
     }
 
     /// Removes the common parent when no daemon has a container left in it.

@@ -14,7 +14,7 @@ use crate::{
     channel::Channel,
     error::{Context, Error, Result},
     pidfd,
-    plan::{EnterPlan, FromInit, ToInit},
+    plan::{self, EnterPlan, FromInit, ToInit},
     spawn::{Spawned, spawn},
 };
 
@@ -42,20 +42,40 @@ pub enum Stdio {
 pub struct Running {
     /// Where it talks; non-blocking.
     pub stdio: Stdio,
-    /// The helper that waits for it.
-    pub helper: OwnedFd,
+    /// How its end is learnt, or brought about.
+    pub waiter: Waiter,
+}
+
+/// The helper that waits for a command inside.
+#[derive(Debug)]
+pub struct Waiter {
+    helper: OwnedFd,
     channel: Channel,
 }
 
-impl Running {
-    /// The channel becomes readable when [`Running::status`] has something to say.
+impl Waiter {
+    fn of(helper: Spawned) -> Self {
+        Self {
+            helper: helper.pidfd,
+            channel: helper.channel,
+        }
+    }
+
+    /// Readable when [`Waiter::status`] has something to say.
     pub fn status_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
 
-    /// The status of the ended command, 128 + n for signal n; 137 when the container was killed under it.
-    pub fn status(&self) -> i32 {
-        let status = match self.channel.receive(Some(Duration::ZERO)) {
+    /// Kills the command: it dies with its helper.
+    pub fn kill(&self) {
+        // It may have ended on its own in this moment.
+        let _ = pidfd::signal(&self.helper, libc::SIGKILL);
+    }
+
+    /// Waits for the end of the command. Its status, 128 + n for signal n; 137 when it was killed together
+    /// with its helper.
+    pub fn status(self) -> i32 {
+        let status = match self.channel.receive(None) {
             Ok((FromInit::Ended { status }, _)) => status,
             _ => 128 + libc::SIGKILL,
         };
@@ -105,17 +125,21 @@ fn non_blocking(fd: OwnedFd) -> Result<File> {
 ///
 /// # Errors
 /// The container is gone, or the command cannot be executed in it.
-pub fn run(program: &OwnedFd, init: &OwnedFd, group: &Group, plan: EnterPlan) -> Result<Running> {
-    let terminal = plan.terminal.is_some();
-    let order = ToInit::Enter(plan);
-    if terminal {
-        let (spawned, message, mut fds) =
-            enter(program, c"cml-enter", group, &order, &[init.as_fd()])?;
+pub fn run(
+    program: &OwnedFd,
+    init: &OwnedFd,
+    group: &Group,
+    enter_plan: &EnterPlan,
+) -> Result<Running> {
+    let order = ToInit::Enter;
+    let plan = plan::seal(enter_plan)?;
+    if enter_plan.terminal.is_some() {
+        let fds = [plan.as_fd(), init.as_fd()];
+        let (spawned, message, mut fds) = enter(program, c"cml-enter", group, &order, &fds)?;
         return match (message, fds.pop()) {
             (FromInit::Started, Some(master)) => Ok(Running {
                 stdio: Stdio::Terminal(non_blocking(master)?),
-                helper: spawned.pidfd,
-                channel: spawned.channel,
+                waiter: Waiter::of(spawned),
             }),
             (other, _) => Err(unexpected(&other)),
         };
@@ -124,6 +148,7 @@ pub fn run(program: &OwnedFd, init: &OwnedFd, group: &Group, plan: EnterPlan) ->
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
     let fds = [
+        plan.as_fd(),
         init.as_fd(),
         in_read.as_fd(),
         out_write.as_fd(),
@@ -137,8 +162,7 @@ pub fn run(program: &OwnedFd, init: &OwnedFd, group: &Group, plan: EnterPlan) ->
                 stdout: non_blocking(out_read)?,
                 stderr: non_blocking(err_read)?,
             },
-            helper: spawned.pidfd,
-            channel: spawned.channel,
+            waiter: Waiter::of(spawned),
         }),
         other => Err(unexpected(&other)),
     }

@@ -15,7 +15,7 @@ use crate::{
     memfd,
     mount::{self, Restrict},
     pidfd,
-    plan::{ChosenInit, FromInit, LaunchPlan, ToInit},
+    plan::{self, ChosenInit, FromInit, LaunchPlan, ToInit},
     spawn::{Namespaces, Spawned, spawn},
 };
 
@@ -75,28 +75,35 @@ pub fn prepare(
             channel: spawned.channel,
         }),
         Err(error) => {
-            let _ = pidfd::signal(&spawned.pidfd, libc::SIGKILL);
-            let _ = pidfd::wait(&spawned.pidfd, PREPARE_PATIENCE);
+            put_away(&spawned.pidfd);
             Err(error)
         }
     }
 }
 
+/// Ends and collects a process that did not become a container.
+fn put_away(process: &OwnedFd) {
+    let _ = pidfd::signal(process, libc::SIGKILL);
+    let _ = pidfd::wait(process, PREPARE_PATIENCE);
+}
+
 fn hand_over(
     spawned: &Spawned,
-    plan: &LaunchPlan,
+    launch: &LaunchPlan,
     trees: &[Tree<'_>],
     group: &Group,
 ) -> Result<(ChosenInit, Option<OwnedFd>, u64)> {
     let start_time = crate::proc::start_time(spawned.pid)?;
     group.add_to_v1(spawned.pid)?;
-    let userns = plan.ids.map(|ids| map_ids(spawned.pid, ids)).transpose()?;
+    let userns = launch
+        .ids
+        .map(|ids| map_ids(spawned.pid, ids))
+        .transpose()?;
     let trees: Vec<OwnedFd> = trees
         .iter()
         .map(|tree| copy_for_guest(tree, userns.as_ref()))
         .collect::<Result<_>>()?;
-    let text = serde_json::to_vec(plan).context("encode", "launch plan")?;
-    let text = memfd::sealed("cml-plan", &mut text.as_slice())?;
+    let text = plan::seal(launch)?;
     spawned.release()?;
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(&text)
         .chain(&trees)
@@ -138,8 +145,12 @@ impl Prepared {
     /// Runs the guest's init and waits until it does.
     ///
     /// # Errors
-    /// The program could not be executed; the process is about to end then.
+    /// The program could not be executed; nothing is left of the process then.
     pub fn go(&self) -> Result<()> {
+        self.execute().inspect_err(|_| put_away(&self.pidfd))
+    }
+
+    fn execute(&self) -> Result<()> {
         self.channel.send(&ToInit::Go, &[])?;
         match self.channel.receive::<FromInit>(Some(PREPARE_PATIENCE)) {
             // The channel closes itself when the program is executed: that is the sign of success.

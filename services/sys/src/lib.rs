@@ -19,6 +19,9 @@ pub mod path;
 pub mod pidfd;
 pub mod plan;
 pub mod proc;
+#[cfg(feature = "async")]
+pub mod ready;
+pub mod signal;
 pub mod spawn;
 
 pub use error::{Error, Result};

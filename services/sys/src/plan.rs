@@ -3,11 +3,11 @@
 //! A [`LaunchPlan`] is made without touching the system, is snapshot-tested, and travels in a sealed
 //! memfd. File descriptors are named by their place in the accompanying list.
 
-use std::path::PathBuf;
+use std::{os::fd::OwnedFd, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{error::Context, idmap::IdRange};
+use crate::{error::Context, idmap::IdRange, memfd};
 
 /// Everything that turns a fresh process in fresh namespaces into a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,9 +147,9 @@ pub enum ToInit {
     Launch,
     /// Everything is prepared on the daemon's side: run the guest's init.
     Go,
-    /// Enter a container and run a command. Descriptors: its init's pidfd, then stdin, stdout, stderr
-    /// unless there is a terminal.
-    Enter(EnterPlan),
+    /// Enter a container and run a command. Descriptors: the [`EnterPlan`], the pidfd of the container's
+    /// init, then stdin, stdout, stderr unless there is a terminal.
+    Enter,
     /// Enter a container and bind its service socket anew. Descriptor: its init's pidfd.
     BindService {
         /// Where.
@@ -180,12 +180,22 @@ pub enum FromInit {
     },
 }
 
-/// Reads a plan from the text that travelled in the sealed memfd.
+/// A plan in a sealed memfd: it may be larger than a packet of the channel, and nobody changes it on the
+/// way.
 ///
 /// # Errors
-/// The text is not a plan.
-pub fn decode(text: &[u8]) -> crate::Result<LaunchPlan> {
-    serde_json::from_slice(text).context("decode", "launch plan")
+/// What the kernel said.
+pub fn seal(plan: &impl Serialize) -> crate::Result<OwnedFd> {
+    let text = serde_json::to_vec(plan).context("encode", "plan")?;
+    memfd::sealed("cml-plan", &mut text.as_slice())
+}
+
+/// Reads the plan that [`seal`] has put into a memfd.
+///
+/// # Errors
+/// The content is not such a plan.
+pub fn unseal<P: DeserializeOwned>(plan: OwnedFd) -> crate::Result<P> {
+    serde_json::from_slice(&memfd::read_all(plan)?).context("decode", "plan")
 }
 
 /// Kernel files that tell about, or act on, the whole machine (runtime.md 9, number 60).

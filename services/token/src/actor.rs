@@ -140,6 +140,10 @@ impl Handler<VerifySignature> for Token {
             enforce_validity: self.settings.enforce_validity,
         };
         let pool = self.signatures.clone();
-        Box::pin(async move { pool.run(move || roots.verify(&request)).await.map_err(died)? })
+        Box::pin(async move {
+            pool.run(move || roots.verify(&request))
+                .await
+                .map_err(died)?
+        })
     }
 }

@@ -31,12 +31,21 @@ fn foreign_token(dir: &Path, name: &str, pass: &str) {
     let at = |name: &str| dir.join(name).display().to_string();
     let (key, cert) = (at("key.pem"), at("cert.pem"));
     openssl(&[
-        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", &key,
-        "-out", &cert,
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", &key, "-out",
+        &cert,
     ]);
     let pass = format!("pass:{pass}");
     openssl(&[
-        "pkcs12", "-export", "-inkey", &key, "-in", &cert, "-passout", &pass, "-out", &at(name),
+        "pkcs12",
+        "-export",
+        "-inkey",
+        &key,
+        "-in",
+        &cert,
+        "-passout",
+        &pass,
+        "-out",
+        &at(name),
     ]);
 }
 
@@ -65,7 +74,10 @@ fn a_token_of_the_openssl_program_is_read() {
     foreign_token(dir.path(), "x.p12", "pw");
     let path = dir.path().join("x.p12");
     assert_eq!(softtoken::check(&path, &pin("pw")), Ok(()));
-    assert_eq!(softtoken::check(&path, &pin("wp")), Err(TokenError::WrongPin));
+    assert_eq!(
+        softtoken::check(&path, &pin("wp")),
+        Err(TokenError::WrongPin)
+    );
 }
 
 #[test]
@@ -111,7 +123,12 @@ fn self_provisioning_blocks_nobody_and_the_own_token_works_meanwhile() {
     let own = ContainerId::random();
     foreign_token(dir.path(), &format!("{own}.p12"), "own");
     with_service(dir.path(), async |port| {
-        let unlock = |container, text| port.unlock.call(Unlock { container, pin: pin(text) });
+        let unlock = |container, text| {
+            port.unlock.call(Unlock {
+                container,
+                pin: pin(text),
+            })
+        };
         let other = ContainerId::random();
         assert_eq!(unlock(own, "own").await, Ok(()));
         // The key of the device takes a second or more, the call above milliseconds.

@@ -82,6 +82,11 @@ pub struct SetFrozen {
     pub frozen: bool,
 }
 
+/// Stops every container, without a PIN: the daemon is about to end. The answer comes when all have
+/// stopped or their time is over.
+#[derive(Debug)]
+pub struct Shutdown;
+
 /// How the PIN of a container is given.
 #[derive(Debug)]
 pub struct PinEntry {
@@ -225,6 +230,7 @@ crate::request!(Reload => (), ContainerError, "container.reload", 60 s);
 crate::request!(Start => (), ContainerError, "container.start", 360 s);
 crate::request!(Stop => (), ContainerError, "container.stop", 60 s);
 crate::request!(SetFrozen => (), ContainerError, "container.set_frozen", 20 s);
+crate::request!(Shutdown => (), ContainerError, "container.shutdown", 60 s);
 crate::request!(PinEntry => PinNeeds, ContainerError, "container.pin_entry", 10 s);
 crate::request!(Exec => ExecSession, ContainerError, "container.exec", 30 s);
 
@@ -247,6 +253,8 @@ crate::service_port! {
         stop: Stop,
         /// Freeze or thaw.
         set_frozen: SetFrozen,
+        /// Stop all.
+        shutdown: Shutdown,
         /// How the PIN is given.
         pin_entry: PinEntry,
         /// Run a command.

@@ -1,0 +1,93 @@
+//! The command line of the daemon.
+
+use std::{env, path::PathBuf};
+
+use clap::Parser;
+
+/// Where `cml-init` is installed, unless it lies beside the daemon.
+const INSTALLED_INIT: &str = "/usr/libexec/cml/cml-init";
+
+const MORE_HELP: &str = "\
+Signals:
+  TERM, INT  stop all containers and end; a second one ends at once and leaves them running,
+             and the next cmld takes them over
+
+Environment:
+  CML_LOG    what is logged, as in `info` (default), `debug`, `cml_container=trace`
+
+Exit status:
+  0   stopped as asked
+  1   cannot start; the reason is on standard error
+  70  a service died again and again; running containers are left alone";
+
+/// The container management layer's daemon.
+#[derive(Debug, Parser)]
+#[command(name = "cmld", version, after_help = MORE_HELP)]
+pub struct Args {
+    /// Directory of everything durable: guest OSes, containers, tokens, keys
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cml")]
+    pub base: PathBuf,
+
+    /// Directory of `device.conf`
+    #[arg(long, value_name = "DIR", default_value = "/etc/cml")]
+    pub conf: PathBuf,
+
+    /// Directory of the log files
+    #[arg(long, value_name = "DIR", default_value = "/var/log/cml")]
+    pub logs: PathBuf,
+
+    /// Directory of the control socket and of all that means nothing after a reboot
+    #[arg(long, value_name = "DIR", default_value = "/run/socket")]
+    pub run: PathBuf,
+
+    /// The static program that becomes every container [default: beside cmld, else
+    /// /usr/libexec/cml/cml-init]
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+
+    /// The storage base, as the existing daemon takes it; the same as --base
+    #[arg(value_name = "BASE", conflicts_with = "base")]
+    positional_base: Option<PathBuf>,
+}
+
+impl Args {
+    /// The storage base, however it was given.
+    pub fn base(&self) -> PathBuf {
+        self.positional_base
+            .clone()
+            .unwrap_or_else(|| self.base.clone())
+    }
+
+    /// The program that becomes every container.
+    pub fn init(&self) -> PathBuf {
+        let beside = || {
+            let daemon = env::current_exe().ok()?;
+            Some(daemon.with_file_name("cml-init")).filter(|path| path.exists())
+        };
+        self.init
+            .clone()
+            .or_else(beside)
+            .unwrap_or_else(|| INSTALLED_INIT.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_base_can_be_given_as_the_existing_daemon_takes_it() {
+        let base = |words: &[&str]| Args::try_parse_from(words).unwrap().base();
+        assert_eq!(base(&["cmld"]), PathBuf::from("/var/lib/cml"));
+        assert_eq!(base(&["cmld", "/srv"]), PathBuf::from("/srv"));
+        assert_eq!(base(&["cmld", "--base", "/srv"]), PathBuf::from("/srv"));
+    }
+}

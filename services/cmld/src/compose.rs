@@ -1,0 +1,221 @@
+//! Who gets which port. Nothing else knows all services, and nothing is decided here but that.
+
+use std::{
+    cell::RefCell,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use actix::Addr;
+use cml_bus::{
+    actor::spawn,
+    api::{
+        container::{ContainerError, ContainerPort},
+        guestos::GuestOsPort,
+        token::TokenPort,
+    },
+    event::Events,
+    order::{Level, UphillCall, Wiring},
+    supervisor::{CrashLoop, Throttle, Watch, supervise},
+};
+use cml_container::{Env, Manager};
+use cml_gateway::{Gateway, Mode};
+use cml_guestos::GuestOs;
+use cml_token::Token;
+use tokio::sync::mpsc;
+
+use crate::device::Device;
+
+/// Where things lie.
+#[derive(Debug)]
+pub struct Places {
+    /// Everything durable.
+    pub base: PathBuf,
+    /// A directory of ours that means nothing after a reboot.
+    pub run: PathBuf,
+    /// An empty directory for the mounts of images.
+    pub mounts: PathBuf,
+    /// The program that becomes every container.
+    pub init: PathBuf,
+}
+
+/// The services cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum ComposeError {
+    /// Two services would wait for each other.
+    #[error(transparent)]
+    Uphill(#[from] UphillCall),
+    /// The container service found the machine unfit.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+}
+
+/// The services, one port each, before anybody is behind them.
+#[derive(Debug, Default)]
+struct Ports {
+    token: TokenPort,
+    guestos: GuestOsPort,
+    container: ContainerPort,
+}
+
+/// The ports as they are handed out.
+#[derive(Debug)]
+struct Handed {
+    guestos_token: TokenPort,
+    container_token: TokenPort,
+    container_guestos: GuestOsPort,
+    gateway: cml_gateway::Ports,
+}
+
+/// The one place that says who may call whom.
+fn hand_out(ports: &Ports) -> Result<(Handed, Wiring), UphillCall> {
+    let mut wiring = Wiring::default();
+    let handed = Handed {
+        gateway: cml_gateway::Ports {
+            container: wiring.grant(Level::Gateway, Level::Container, &ports.container)?,
+            guestos: wiring.grant(Level::Gateway, Level::GuestOs, &ports.guestos)?,
+        },
+        container_guestos: wiring.grant(Level::Container, Level::GuestOs, &ports.guestos)?,
+        container_token: wiring.grant(Level::Container, Level::Token, &ports.token)?,
+        guestos_token: wiring.grant(Level::GuestOs, Level::Token, &ports.token)?,
+    };
+    Ok((handed, wiring))
+}
+
+/// The services at work.
+#[derive(Debug)]
+pub struct Services {
+    /// For the orderly end.
+    pub container: ContainerPort,
+    /// The gateway that serves now.
+    pub gateway: Rc<RefCell<Option<Addr<Gateway>>>>,
+    /// A service that died too often; the process should end.
+    pub fatal: mpsc::UnboundedReceiver<CrashLoop>,
+}
+
+/// Starts all services on the current arbiter, each under supervision.
+///
+/// # Errors
+/// The machine lacks something that no container can do without.
+pub fn compose(
+    device: &Device,
+    places: Places,
+    listener: UnixListener,
+) -> Result<Services, ComposeError> {
+    let ports = Ports::default();
+    let (handed, _) = hand_out(&ports)?;
+    let events = Events::default();
+    let (tell, fatal) = mpsc::unbounded_channel();
+    let tokens = places.base.join("tokens");
+
+    let settings = cml_token::Settings {
+        dir: tokens,
+        enforce_validity: device.enforces_validity(),
+    };
+    let port = ports.token.clone();
+    keep("token", &events, &tell, move |watch| {
+        port.bind(&Token::start(settings.clone(), watch));
+    });
+
+    let settings = cml_guestos::Settings {
+        store: places.base.join("operatingsystems"),
+        mounts: places.mounts,
+        accept_locally_signed: device.config.locally_signed_images(),
+    };
+    let (port, token) = (ports.guestos.clone(), handed.guestos_token);
+    keep("guestos", &events, &tell, move |watch| {
+        port.bind(&GuestOs::start(settings.clone(), token.clone(), watch));
+    });
+
+    let settings = cml_container::Settings {
+        base: places.base,
+        run: places.run,
+        init: places.init,
+        signed_configs: device.config.signed_configs(),
+        host_dns: device.config.host_dns().to_owned(),
+    };
+    let env = Env::open(
+        settings,
+        handed.container_token,
+        handed.container_guestos,
+        events.clone(),
+        tell.clone(),
+    )?;
+    let port = ports.container.clone();
+    keep("container", &events, &tell, move |watch| {
+        port.bind(&Manager::start(Arc::clone(&env), watch));
+    });
+
+    let mode = Mode {
+        provisioned: device.provisioned,
+        extended: device.extended_profile(),
+        privileged: true,
+        hosted: device.config.hostedmode,
+    };
+    let gateway = Rc::new(RefCell::new(None));
+    let (current, gateway_ports) = (gateway.clone(), handed.gateway);
+    keep("gateway", &events, &tell, move |watch| {
+        match listener.try_clone() {
+            Ok(listener) => {
+                let started = Gateway::start(listener, gateway_ports.clone(), mode, watch);
+                current.replace(Some(started));
+            }
+            // The watch is dropped: the supervisor tries again.
+            Err(error) => tracing::error!(%error, "the control socket cannot be served"),
+        }
+    });
+    Ok(Services {
+        container: ports.container,
+        gateway,
+        fatal,
+    })
+}
+
+/// Keeps a service running; one that cannot be kept is the end of the process.
+fn keep(
+    service: &'static str,
+    events: &Events,
+    fatal: &mpsc::UnboundedSender<CrashLoop>,
+    start: impl FnMut(Watch) + 'static,
+) {
+    let (events, fatal) = (events.clone(), fatal.clone());
+    spawn(async move {
+        if let Err(crash_loop) = supervise(service, Throttle::default(), events, start).await {
+            let _ = fatal.send(crash_loop);
+        }
+    });
+}
+
+/// Makes the directories that several services expect.
+///
+/// # Errors
+/// What the kernel said.
+pub fn make_base(base: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    for dir in ["operatingsystems", "tokens"] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(base.join(dir))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_picture_of_the_actors_in_architecture_md_is_this_composition() {
+        let (_, wiring) = hand_out(&Ports::default()).unwrap();
+        let text = include_str!("../../../ARCHITECTURE.md");
+        assert!(
+            text.contains(&wiring.mermaid()),
+            "put this into ARCHITECTURE.md:\n{}",
+            wiring.mermaid()
+        );
+    }
+}

@@ -1,0 +1,110 @@
+//! What the device says about itself: `device.conf` and the provisioned flag (protocol.md 2.6, 7.3).
+
+use std::{fs, path::Path};
+
+use cml_wire::{
+    proto::{DeviceConfig, device_config::ProvisionedProfile},
+    text,
+};
+
+/// Exists once the device was put into provisioned mode.
+const PROVISIONED_FLAG: &str = "_cml_provisioned_";
+
+/// The device as it was when the daemon started.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// `device.conf`
+    pub config: DeviceConfig,
+    /// Only the life cycle of containers may be commanded.
+    pub provisioned: bool,
+}
+
+/// `device.conf` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// It is not there, or not readable.
+    #[error("cannot read `{path}`: {source}; an empty file is a valid one")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// It is no configuration.
+    #[error("`{path}`: {source}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// Line, column and what is wrong there.
+        source: text::TextError,
+    },
+}
+
+impl Device {
+    /// Reads the configuration and the flag.
+    ///
+    /// # Errors
+    /// The configuration is missing or wrong.
+    pub fn read(conf: &Path, base: &Path) -> Result<Self, DeviceError> {
+        let path = conf.join("device.conf");
+        let shown = path.display().to_string();
+        let bytes = fs::read(&path).map_err(|source| DeviceError::Unreadable {
+            path: shown.clone(),
+            source,
+        })?;
+        let config = text::parse(&bytes).map_err(|source| DeviceError::Invalid {
+            path: shown,
+            source,
+        })?;
+        Ok(Self {
+            config,
+            provisioned: base.join(PROVISIONED_FLAG).exists(),
+        })
+    }
+
+    /// Certificates are refused outside their validity, unless nobody has set the clock yet
+    /// (protocol.md 6.3).
+    pub fn enforces_validity(&self) -> bool {
+        self.provisioned || self.config.hostedmode
+    }
+
+    /// The wider set of commands in provisioned mode.
+    pub fn extended_profile(&self) -> bool {
+        self.config.provisioned_profile() == ProvisionedProfile::Extended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default_device() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("device.conf"), "").unwrap();
+        let device = Device::read(dir.path(), dir.path()).unwrap();
+        assert!(device.config.signed_configs());
+        assert!(!device.provisioned && !device.enforces_validity());
+        fs::write(dir.path().join(PROVISIONED_FLAG), "").unwrap();
+        assert!(Device::read(dir.path(), dir.path()).unwrap().provisioned);
+    }
+
+    #[test]
+    fn a_mistake_is_reported_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            Device::read(dir.path(), dir.path()),
+            Err(DeviceError::Unreadable { .. })
+        ));
+        fs::write(
+            dir.path().join("device.conf"),
+            "hostedmode: true\nhost: 1\n",
+        )
+        .unwrap();
+        let error = Device::read(dir.path(), dir.path())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("line 2, column 1"), "{error}");
+    }
+}

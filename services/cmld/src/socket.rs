@@ -1,0 +1,165 @@
+//! The control socket on disk, and the lock that keeps a second daemon away from it.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt, chown},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Members may use the control socket, if the machine has such a group.
+const GROUP: &str = "cml-control";
+/// The socket in the run directory (protocol.md 1.1).
+const NAME: &str = "cml-control";
+
+/// The run directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another daemon uses it.
+    #[error("another cmld is running with `{0}`; stop it, or give this one another --run")]
+    Taken(String),
+    /// The kernel refused.
+    #[error("cannot {action} `{path}`: {source}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> RunError + use<'a> {
+    move |source| RunError::Io {
+        action,
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+/// The run directory of this daemon, locked for as long as this lives.
+#[derive(Debug)]
+pub struct RunDir {
+    sockets: PathBuf,
+    private: PathBuf,
+    _lock: File,
+}
+
+impl RunDir {
+    /// Takes the run directory.
+    ///
+    /// # Errors
+    /// It belongs to another daemon, or cannot be made.
+    pub fn take(sockets: &Path) -> Result<Self, RunError> {
+        let private = sockets.join("cmld");
+        make(sockets, 0o755)?;
+        make(&private, 0o700)?;
+        let path = private.join("lock");
+        let lock = File::create(&path).map_err(io("create", &path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| RunError::Taken(sockets.display().to_string()))?;
+        Ok(Self {
+            sockets: sockets.to_owned(),
+            private,
+            _lock: lock,
+        })
+    }
+
+    /// A directory that only the daemon enters.
+    pub fn private(&self) -> &Path {
+        &self.private
+    }
+
+    /// An empty directory for mounts. Those of a dead daemon went with its mount namespace; what is left
+    /// are their empty mount points.
+    ///
+    /// # Errors
+    /// It cannot be emptied or made.
+    pub fn mounts(&self) -> Result<PathBuf, RunError> {
+        let path = self.private.join("images");
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io("empty", &path)(error));
+            }
+            _ => {}
+        }
+        make(&path, 0o700)?;
+        Ok(path)
+    }
+
+    /// Binds the control socket: for root, and for the group `cml-control` if there is one.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn listen(&self) -> Result<UnixListener, RunError> {
+        let path = self.sockets.join(NAME);
+        // Bound under another name first: whoever finds the socket finds it with its final rights.
+        let fresh = self.private.join("control.new");
+        let _ = fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh).map_err(io("bind", &fresh))?;
+        let group = fs::read_to_string("/etc/group")
+            .ok()
+            .and_then(|groups| group_id(&groups));
+        chown(&fresh, Some(0), Some(group.unwrap_or(0))).map_err(io("chown", &fresh))?;
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660))
+            .map_err(io("set the mode of", &fresh))?;
+        fs::rename(&fresh, &path).map_err(io("bind", &path))?;
+        Ok(listener)
+    }
+
+    /// Takes the socket away: clients shall learn at once that nobody is there.
+    pub fn close(&self) {
+        let _ = fs::remove_file(self.sockets.join(NAME));
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), RunError> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path);
+    made.map_err(io("make", path))
+}
+
+/// The number of our group in the text of group(5).
+fn group_id(groups: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let number = fields.nth(1)?;
+        (name == GROUP).then(|| number.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_group_is_found_by_its_exact_name() {
+        let groups = "root:x:0:\ncml-control-x:x:7:\ncml-control:x:123:alice\n";
+        assert_eq!(group_id(groups), Some(123));
+        assert_eq!(group_id("root:x:0:\n"), None);
+    }
+
+    #[test]
+    fn one_run_directory_serves_one_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = RunDir::take(dir.path()).unwrap();
+        assert!(matches!(RunDir::take(dir.path()), Err(RunError::Taken(_))));
+        drop(first);
+        let second = RunDir::take(dir.path()).unwrap();
+        let _listener = second.listen().unwrap();
+        let mode = fs::metadata(dir.path().join(NAME)).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o660);
+        second.close();
+        assert!(!dir.path().join(NAME).exists());
+    }
+}

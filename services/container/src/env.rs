@@ -1,0 +1,137 @@
+//! What all containers of a device have in common.
+
+use std::{
+    fs,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cml_bus::{
+    api::{
+        container::ContainerError,
+        guestos::{GuestOsPort, Version},
+        token::TokenPort,
+    },
+    blocking::{JobDied, Pool},
+    error::BusError,
+    event::Events,
+    supervisor::CrashLoop,
+};
+use cml_sys::{cgroup::Hierarchies, host};
+use cml_wire::proto::ContainerConfig;
+use tokio::sync::mpsc;
+
+use crate::{ids::Slots, record::Records, store::Store};
+
+/// What the service needs to know of the device.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything durable lies.
+    pub base: PathBuf,
+    /// A directory of ours for what means nothing after a reboot.
+    pub run: PathBuf,
+    /// The static program that becomes every container.
+    pub init: PathBuf,
+    /// Demand signatures on configurations.
+    pub signed_configs: bool,
+    /// Name server for guests whose configuration names none.
+    pub host_dns: String,
+}
+
+/// What the actors of the service share.
+#[derive(Debug)]
+pub struct Env {
+    pub(crate) settings: Settings,
+    pub(crate) token: TokenPort,
+    pub(crate) guestos: GuestOsPort,
+    pub(crate) events: Events,
+    /// Mounting, cloning, killing, cleaning up.
+    pub(crate) storage: Pool,
+    /// Entering containers.
+    pub(crate) commands: Pool,
+    pub(crate) hierarchies: Hierarchies,
+    /// The sealed copy of `cml-init` (SEC-01).
+    pub(crate) program: OwnedFd,
+    pub(crate) slots: Slots,
+    pub(crate) store: Store,
+    pub(crate) records: Records,
+    /// A container actor that dies again and again is reported here.
+    pub(crate) fatal: mpsc::UnboundedSender<CrashLoop>,
+}
+
+impl Env {
+    /// Opens the store, copies `cml-init`, looks at the machine.
+    ///
+    /// # Errors
+    /// A directory or program that is missing, in words for the operator.
+    pub fn open(
+        settings: Settings,
+        token: TokenPort,
+        guestos: GuestOsPort,
+        events: Events,
+        fatal: mpsc::UnboundedSender<CrashLoop>,
+    ) -> Result<Arc<Self>, ContainerError> {
+        let program = host::load_init(&settings.init).map_err(|error| ContainerError::Store {
+            path: settings.init.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        let hierarchies = Hierarchies::detect().map_err(|error| ContainerError::Store {
+            path: "/proc/self/mounts".into(),
+            reason: error.to_string(),
+        })?;
+        let env = Self {
+            store: Store::open(&settings.base)?,
+            records: Records::open(&settings.run.join("containers"))?,
+            token,
+            guestos,
+            events,
+            // Mounts and clones wait for kernel locks more than for a core; 8 keep two cores busy.
+            storage: Pool::new("storage", 8),
+            commands: Pool::new("commands", 8),
+            hierarchies,
+            program,
+            slots: Slots::default(),
+            fatal,
+            settings,
+        };
+        private_dir(&env.shared_files())?;
+        private_dir(&env.stages())?;
+        Ok(Arc::new(env))
+    }
+
+    /// The files that BIND_FILE mounts show (runtime.md 7).
+    pub(crate) fn shared_files(&self) -> PathBuf {
+        self.settings.base.join("files_shared")
+    }
+
+    /// Where roots are put together: one empty directory per container that is being launched.
+    pub(crate) fn stages(&self) -> PathBuf {
+        self.settings.run.join("stages")
+    }
+
+    /// Which version of its guest OS a container gets (protocol.md 6.4).
+    pub(crate) fn version_for(&self, config: &ContainerConfig) -> Version {
+        match self.settings.signed_configs {
+            true => Version::Exactly(config.guestos_version()),
+            false => Version::AtLeast(config.guestos_version()),
+        }
+    }
+}
+
+/// Makes a directory that only root enters.
+pub(crate) fn private_dir(path: &Path) -> Result<(), ContainerError> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|error| ContainerError::Store {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })
+}
+
+/// A job of a pool that died counts as a death of the service.
+pub(crate) fn died(error: JobDied) -> ContainerError {
+    ContainerError::Bus(BusError::ServerDeath(error.0))
+}

@@ -1,0 +1,23 @@
+//! The container service: every container of the device and its life cycle.
+//!
+//! [`Manager`] is the service on the bus; behind it there is one actor per container (`actor`). What a
+//! container does next is decided by a pure state machine ([`fsm`]), how it is put together by a pure
+//! planner ([`plan`]); the rest of the crate carries out what these two say.
+#![forbid(unsafe_code)]
+
+mod actor;
+mod check;
+mod env;
+mod exec;
+pub mod fsm;
+mod guest_service;
+mod ids;
+mod launch;
+mod manager;
+mod plan;
+mod record;
+mod store;
+mod view;
+
+pub use env::{Env, Settings};
+pub use manager::Manager;

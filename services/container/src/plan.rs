@@ -1,0 +1,368 @@
+//! From two configurations to a [`LaunchPlan`]: pure, so that a change of what a container gets shows up
+//! as a changed snapshot.
+
+use std::{path::PathBuf, sync::Arc};
+
+use cml_bus::api::guestos::{ImageLease, ResolvedMount};
+use cml_sys::{
+    idmap::IdRange,
+    plan::{
+        BootReport, DEVICES, DROPPED_ALWAYS, DROPPED_WITHOUT_USER_NAMESPACE, EnterPlan, InitMode,
+        InitPlan, LaunchPlan, MASKED, Mount, READ_ONLY, Source,
+    },
+    signal,
+};
+use cml_wire::proto::{
+    ContainerConfig, GuestOsConfig,
+    guest_os_config::{BootReport as WireBoot, InitMode as WireMode},
+    guest_os_mount::Type,
+};
+
+/// Where the in-guest service is reached (protocol.md 1.1).
+pub const SERVICE_SOCKET: &str = "/run/socket/cml-service";
+
+/// What a command in a container finds when nobody says otherwise.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Trees that one launch can carry: the channel's limit less the plan itself.
+const TREES_MAX: usize = cml_sys::channel::MAX_FDS - 1;
+
+/// A launch with everything that has to be opened for it.
+#[derive(Debug)]
+pub struct Planned {
+    /// For `cml-init`.
+    pub launch: LaunchPlan,
+    /// What its tree numbers mean.
+    pub trees: Vec<TreeSource>,
+}
+
+/// Where a tree comes from.
+#[derive(Debug, Clone)]
+pub enum TreeSource {
+    /// A mounted image of the guest OS.
+    Image(Arc<ImageLease>),
+    /// A file of the store for shared files.
+    File {
+        /// Its name there.
+        name: String,
+        /// The guest may only read it.
+        read_only: bool,
+    },
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The volume would be written in plain text.
+    #[error(
+        "volume `{image}` at `{target}` of type {kind} must be encrypted, which this version \
+         cannot do yet"
+    )]
+    NeedsEncryption {
+        /// `image_file` of the mount.
+        image: String,
+        /// Where it would be.
+        target: String,
+        /// Its type.
+        kind: &'static str,
+    },
+    /// A mount type that does not work yet.
+    #[error("mount `{target}`: type {kind} is not available in this version")]
+    Unavailable {
+        /// Where it would be.
+        target: String,
+        /// Its type.
+        kind: &'static str,
+    },
+    /// Nothing is mounted on `/`.
+    #[error("the guest OS mounts nothing on `/`")]
+    NoRoot,
+    /// More images and files than a launch can carry.
+    #[error("the guest OS has more than {TREES_MAX} images and files")]
+    TooMany,
+    /// A signal that does not exist.
+    #[error("stop_signal {0:?} of the guest OS is no signal")]
+    StopSignal(String),
+}
+
+/// Plans the launch of a container.
+pub fn launch(
+    config: &ContainerConfig,
+    guestos: &GuestOsConfig,
+    mounts: &[ResolvedMount],
+    ids: Option<IdRange>,
+    stage: PathBuf,
+) -> Result<Planned, PlanError> {
+    let mut planned = Vec::new();
+    let mut trees = Vec::new();
+    for mount in mounts {
+        if let Some(source) = source(mount, &mut trees)? {
+            planned.push(Mount {
+                target: PathBuf::from(&mount.mount.mount_point),
+                source,
+            });
+        }
+    }
+    if !planned
+        .iter()
+        .any(|mount| mount.target == PathBuf::from("/"))
+    {
+        return Err(PlanError::NoRoot);
+    }
+    if trees.len() > TREES_MAX {
+        return Err(PlanError::TooMany);
+    }
+    let launch = LaunchPlan {
+        hostname: config.name.clone(),
+        ids,
+        own_network: config.netns(),
+        stage,
+        mounts: planned,
+        devices: owned(DEVICES),
+        masked: owned(MASKED),
+        read_only: owned(READ_ONLY),
+        dropped_capabilities: dropped_capabilities(ids.is_some()),
+        service_socket: Some(SERVICE_SOCKET.into()),
+        init: init(config, guestos)?,
+    };
+    Ok(Planned { launch, trees })
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+fn dropped_capabilities(user_namespace: bool) -> Vec<u32> {
+    let mut dropped = DROPPED_ALWAYS.to_vec();
+    if !user_namespace {
+        dropped.extend(DROPPED_WITHOUT_USER_NAMESPACE);
+    }
+    dropped
+}
+
+/// What a mount shows (runtime.md 3.2); `None` for images that are stored but not mounted.
+fn source(mount: &ResolvedMount, trees: &mut Vec<TreeSource>) -> Result<Option<Source>, PlanError> {
+    let kind = mount.mount.mount_type();
+    let data = mount.mount.mount_data().to_owned();
+    let unavailable = || PlanError::Unavailable {
+        target: mount.mount.mount_point.clone(),
+        kind: kind.as_str_name(),
+    };
+    let mut carry = |tree| {
+        trees.push(tree);
+        trees.len() - 1
+    };
+    let image = || mount.image.clone().map(TreeSource::Image);
+    Ok(Some(match kind {
+        Type::Shared => Source::Image {
+            tree: carry(image().ok_or_else(unavailable)?),
+        },
+        Type::SharedRw => Source::Overlay {
+            tree: carry(image().ok_or_else(unavailable)?),
+            data,
+        },
+        Type::Empty if mount.mount.fs_type.starts_with("tmpfs") => Source::Tmpfs { data },
+        Type::BindFile | Type::BindFileRw => Source::File {
+            tree: carry(TreeSource::File {
+                name: mount.mount.image_file.clone(),
+                read_only: kind == Type::BindFile,
+            }),
+        },
+        Type::Flash | Type::StoreOnly => return Ok(None),
+        Type::Empty | Type::OverlayRw => {
+            return Err(PlanError::NeedsEncryption {
+                image: mount.mount.image_file.clone(),
+                target: mount.mount.mount_point.clone(),
+                kind: kind.as_str_name(),
+            });
+        }
+        Type::Device | Type::DeviceRw | Type::Copy | Type::OverlayRo => return Err(unavailable()),
+    }))
+}
+
+/// Whether a container of this guest OS has volumes that only a PIN opens (runtime.md 3.3).
+pub fn has_encrypted_volumes(guestos: &GuestOsConfig) -> bool {
+    guestos.mounts.iter().any(|mount| match mount.mount_type() {
+        Type::Empty => !mount.fs_type.starts_with("tmpfs"),
+        Type::OverlayRw => true,
+        _ => false,
+    })
+}
+
+/// The environment is the configured one and nothing else (runtime.md 2.9).
+fn init(config: &ContainerConfig, guestos: &GuestOsConfig) -> Result<InitPlan, PlanError> {
+    let stop_signal = match guestos.stop_signal.as_deref() {
+        None | Some("") => None,
+        Some(name) => {
+            Some(signal::by_name(name).ok_or_else(|| PlanError::StopSignal(name.to_owned()))?)
+        }
+    };
+    Ok(InitPlan {
+        path: guestos.init_path().into(),
+        args: guestos.init_param.clone(),
+        env: [guestos.init_env.clone(), config.init_env.clone()].concat(),
+        mode: match guestos.init_mode() {
+            WireMode::InitAuto => InitMode::Auto,
+            WireMode::InitExec => InitMode::Exec,
+            WireMode::InitSupervise => InitMode::Supervise,
+        },
+        boot: match guestos.boot_report() {
+            WireBoot::BootAuto => BootReport::Auto,
+            WireBoot::BootService => BootReport::Service,
+            WireBoot::BootExec => BootReport::Exec,
+        },
+        stop_signal,
+    })
+}
+
+/// A command to be run in a container.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Complete argument vector.
+    pub argv: Vec<String>,
+    /// Additional `KEY=value` words.
+    pub env: Vec<String>,
+    /// Working directory, `/` if absent.
+    pub workdir: Option<String>,
+    /// Columns and rows of a terminal, `None` for pipes.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// Plans a command in a container whose init got this environment. Later words win over earlier ones of
+/// the same name.
+pub fn enter(init_env: &[String], user_namespace: bool, command: Command) -> EnterPlan {
+    let mut env = vec![DEFAULT_PATH.to_owned(), "HOME=/root".to_owned()];
+    if command.terminal.is_some() {
+        env.push("TERM=xterm".to_owned());
+    }
+    for word in init_env.iter().chain(&command.env) {
+        let name = |word: &str| word.split('=').next().unwrap_or_default().to_owned();
+        env.retain(|earlier| name(earlier) != name(word));
+        env.push(word.clone());
+    }
+    EnterPlan {
+        argv: command.argv,
+        env,
+        workdir: command.workdir.map_or_else(|| "/".into(), PathBuf::from),
+        terminal: command.terminal,
+        user_namespace,
+        dropped_capabilities: dropped_capabilities(user_namespace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::File;
+
+    use cml_wire::proto::GuestOsMount;
+
+    use super::*;
+
+    fn config() -> ContainerConfig {
+        ContainerConfig {
+            name: "web".into(),
+            guest_os: "busybox".into(),
+            init_env: vec!["B=container".into()],
+            ..Default::default()
+        }
+    }
+
+    fn guestos() -> GuestOsConfig {
+        GuestOsConfig {
+            name: "busybox".into(),
+            version: 1,
+            init_path: Some("/sbin/init".into()),
+            init_env: vec!["A=guest".into(), "B=guest".into()],
+            ..Default::default()
+        }
+    }
+
+    fn mount(kind: Type, target: &str, fs_type: &str) -> ResolvedMount {
+        let image = matches!(kind, Type::Shared | Type::SharedRw).then(|| {
+            let root = File::open("/").unwrap().into();
+            Arc::new(ImageLease::new(root, Box::new(())))
+        });
+        ResolvedMount {
+            mount: GuestOsMount {
+                image_file: "x".into(),
+                mount_point: target.into(),
+                fs_type: fs_type.into(),
+                mount_type: kind.into(),
+                mount_data: Some("size=8m".into()),
+                ..Default::default()
+            },
+            image,
+        }
+    }
+
+    fn plan(mounts: &[ResolvedMount], ids: Option<IdRange>) -> Result<Planned, PlanError> {
+        launch(&config(), &guestos(), mounts, ids, "/stage".into())
+    }
+
+    #[test]
+    fn every_mount_type_that_works_is_planned() {
+        let mounts = [
+            mount(Type::SharedRw, "/", "squashfs"),
+            mount(Type::Shared, "/usr", "squashfs"),
+            mount(Type::Empty, "/tmp", "tmpfs"),
+            mount(Type::BindFile, "/etc/resolv.conf", "none"),
+            mount(Type::BindFileRw, "/etc/notes", "none"),
+            mount(Type::StoreOnly, "/boot", "squashfs"),
+            mount(Type::Flash, "/dev/sda", "none"),
+        ];
+        let planned = plan(&mounts, IdRange::of_slot(0)).unwrap();
+        insta::assert_json_snapshot!("launch", planned.launch);
+        assert_eq!(planned.trees.len(), 4);
+    }
+
+    #[test]
+    fn without_a_user_namespace_more_is_taken_away() {
+        let mounts = [mount(Type::Shared, "/", "squashfs")];
+        let confined = plan(&mounts, IdRange::of_slot(0)).unwrap().launch;
+        let open = plan(&mounts, None).unwrap().launch;
+        assert!(open.dropped_capabilities.len() > confined.dropped_capabilities.len());
+        assert!(open.ids.is_none());
+    }
+
+    #[test]
+    fn nothing_is_ever_planned_in_plain_text_that_should_be_encrypted() {
+        for kind in [Type::Empty, Type::OverlayRw] {
+            let mounts = [
+                mount(Type::Shared, "/", "squashfs"),
+                mount(kind, "/data", "ext4"),
+            ];
+            let refused = plan(&mounts, None).unwrap_err();
+            assert!(matches!(refused, PlanError::NeedsEncryption { .. }));
+        }
+    }
+
+    #[test]
+    fn a_guest_without_a_root_and_unknown_signals_are_refused() {
+        assert_eq!(plan(&[], None).unwrap_err(), PlanError::NoRoot);
+        let guestos = GuestOsConfig {
+            stop_signal: Some("SIGNOTHING".into()),
+            ..guestos()
+        };
+        let mounts = [mount(Type::Shared, "/", "squashfs")];
+        let refused = launch(&config(), &guestos, &mounts, None, "/".into());
+        assert!(matches!(refused, Err(PlanError::StopSignal(_))));
+    }
+
+    #[test]
+    fn the_commands_own_environment_wins() {
+        let command = Command {
+            argv: vec!["env".into()],
+            env: vec!["PATH=/bin".into(), "B=command".into()],
+            workdir: None,
+            terminal: None,
+        };
+        let init_env = ["A=guest".to_owned(), "B=guest".to_owned()];
+        let plan = enter(&init_env, true, command);
+        assert_eq!(
+            plan.env,
+            ["HOME=/root", "A=guest", "PATH=/bin", "B=command"]
+        );
+        assert_eq!(plan.workdir, PathBuf::from("/"));
+    }
+}

@@ -1,0 +1,217 @@
+//! What is written down about every container that runs, so that a restarted daemon finds it (LIF-14).
+//!
+//! The record is written before the first thing that would have to be undone is done, and says how to undo
+//! it; it is completed when the guest runs, and removed when nothing is left. It means nothing after a
+//! reboot and lies in the run directory.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use cml_bus::{api::container::ContainerError, id::ContainerId};
+use cml_sys::{atomic, cgroup::Group, plan::ChosenInit, proc};
+use cml_wire::proto::ContainerTrust;
+use serde::{Deserialize, Serialize};
+
+use crate::{env::private_dir, fsm::State};
+
+/// Everything about one container that is being launched or runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The boot in which it was written.
+    pub boot_id: String,
+    /// How to take back what was done, the oldest first.
+    pub undo: Vec<Undo>,
+    /// The guest, as soon as it runs.
+    pub running: Option<Running>,
+}
+
+/// One thing to take back. Each can be done again, and before it was ever needed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Undo {
+    /// Kill everything in the group and remove it.
+    Group(Group),
+    /// Remove an empty directory.
+    Directory(PathBuf),
+}
+
+/// A guest that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Its init on the host.
+    pub pid: i32,
+    /// When its init was started, in clock ticks after boot: tells it from a later process of its number.
+    pub start_time: u64,
+    /// When it was started, in seconds after boot.
+    pub started: u64,
+    /// What runs as init, and how it is asked to stop.
+    pub init: ChosenInit,
+    /// Its slot of ids, `None` without a user namespace.
+    pub id_slot: Option<u32>,
+    /// The environment of its init.
+    pub init_env: Vec<String>,
+    /// Who vouches for its guest OS, as the number on the wire.
+    trust: i32,
+    /// Where it is in its life.
+    pub state: State,
+    /// Its groups.
+    pub group: Group,
+}
+
+impl Running {
+    /// A guest that has just been started.
+    #[allow(clippy::too_many_arguments)] // each is one fact, and there is one caller
+    pub fn new(
+        pid: i32,
+        start_time: u64,
+        init: ChosenInit,
+        id_slot: Option<u32>,
+        init_env: Vec<String>,
+        trust: ContainerTrust,
+        group: Group,
+    ) -> Self {
+        Self {
+            pid,
+            start_time,
+            started: proc::boottime(),
+            init,
+            id_slot,
+            init_env,
+            trust: trust.into(),
+            state: State::Booting,
+            group,
+        }
+    }
+
+    /// Who vouches for its guest OS.
+    pub fn trust(&self) -> ContainerTrust {
+        ContainerTrust::try_from(self.trust).unwrap_or(ContainerTrust::Unsigned)
+    }
+}
+
+/// Takes everything back, newest first. What cannot be taken back does not keep the rest from it.
+pub fn unwind(undo: &[Undo]) -> Result<(), String> {
+    let failures: Vec<_> = undo
+        .iter()
+        .rev()
+        .filter_map(|one| one.run().err())
+        .collect();
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(failures.join("; ")),
+    }
+}
+
+impl Undo {
+    fn run(&self) -> Result<(), String> {
+        match self {
+            Self::Group(group) => group
+                .kill()
+                .and_then(|()| group.remove())
+                .map_err(|error| error.to_string()),
+            Self::Directory(path) => match fs::remove_dir(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(format!("remove {}: {error}", path.display()))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// The directory of records.
+#[derive(Debug)]
+pub struct Records(PathBuf);
+
+impl Records {
+    /// Records in this directory; makes it if it is missing.
+    pub fn open(dir: &Path) -> Result<Self, ContainerError> {
+        private_dir(dir)?;
+        Ok(Self(dir.to_owned()))
+    }
+
+    fn path(&self, id: ContainerId) -> PathBuf {
+        self.0.join(format!("{id}.json"))
+    }
+
+    /// Writes the record of a container.
+    pub fn write(&self, id: ContainerId, record: &Record) -> Result<(), String> {
+        let text = serde_json::to_vec(record).map_err(|error| error.to_string())?;
+        atomic::write_volatile(&self.path(id), &text, 0o600).map_err(|error| error.to_string())
+    }
+
+    /// The record of a container, unless it is of an earlier boot or no record at all.
+    pub fn read(&self, id: ContainerId) -> Option<Record> {
+        let text = fs::read(self.path(id)).ok()?;
+        match serde_json::from_slice::<Record>(&text) {
+            Ok(record) if proc::boot_id().is_ok_and(|now| now == record.boot_id) => Some(record),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::error!(container = %id, %error, "the record of a container is unreadable");
+                None
+            }
+        }
+    }
+
+    /// Forgets a container.
+    pub fn remove(&self, id: ContainerId) {
+        if let Err(error) = atomic::remove(&self.path(id)) {
+            tracing::warn!(container = %id, %error, "a record could not be removed");
+        }
+    }
+
+    /// All containers that have a record.
+    pub fn list(&self) -> Vec<ContainerId> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                name.to_str()?.strip_suffix(".json")?.parse().ok()
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn record(boot_id: &str) -> Record {
+        Record {
+            boot_id: boot_id.into(),
+            undo: vec![Undo::Directory("/nowhere".into())],
+            running: None,
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_boot_or_a_damaged_one_means_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let id = ContainerId::random();
+        let now = record(&proc::boot_id().unwrap());
+        records.write(id, &now).unwrap();
+        assert_eq!(records.read(id), Some(now));
+        assert_eq!(records.list(), [id]);
+        records.write(id, &record("another")).unwrap();
+        assert_eq!(records.read(id), None);
+        fs::write(records.path(id), "{").unwrap();
+        assert_eq!(records.read(id), None);
+        records.remove(id);
+        assert!(records.list().is_empty());
+    }
+
+    #[test]
+    fn undoing_goes_on_after_a_failure_and_reports_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (busy, free) = (dir.path().join("busy"), dir.path().join("free"));
+        fs::create_dir_all(busy.join("in it")).unwrap();
+        fs::create_dir(&free).unwrap();
+        let undo = [Undo::Directory(free.clone()), Undo::Directory(busy)];
+        assert!(unwind(&undo).unwrap_err().contains("busy"));
+        assert!(!free.exists());
+        assert_eq!(unwind(&[Undo::Directory(free)]), Ok(()));
+    }
+}

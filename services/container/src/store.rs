@@ -1,0 +1,250 @@
+//! Configurations on disk, in the existing layout (runtime.md 7): `<uuid>.conf`, `.sig`, `.cert`, `.created`.
+//!
+//! The `.conf` is written last and removed first: it alone makes a container exist.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use cml_bus::{
+    api::container::{ContainerError, Signature},
+    id::ContainerId,
+};
+use cml_sys::atomic;
+
+/// The directory of configurations.
+#[derive(Debug, Clone)]
+pub struct Store {
+    containers: PathBuf,
+    keys: PathBuf,
+}
+
+/// A configuration as it lies on disk.
+#[derive(Debug)]
+pub struct Stored {
+    /// The exact bytes.
+    pub config: Vec<u8>,
+    /// The signature beside it, if there is one.
+    pub signature: Option<Signature>,
+    /// When the container was created, in seconds of Unix time.
+    pub created: u64,
+}
+
+/// Suffixes of everything that belongs to a container, its existence first.
+const SUFFIXES: &[&str] = &["conf", "sig", "cert", "uid", "created"];
+
+impl Store {
+    /// The store below a base directory; makes it if it is missing.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn open(base: &Path) -> Result<Self, ContainerError> {
+        let store = Self {
+            containers: base.join("containers"),
+            keys: base.join("keys"),
+        };
+        for path in [&store.containers, &store.keys] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(|error| failed(path, error))?;
+        }
+        Ok(store)
+    }
+
+    fn file(&self, id: ContainerId, suffix: &str) -> PathBuf {
+        self.containers.join(format!("{id}.{suffix}"))
+    }
+
+    /// All containers, the oldest first.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<ContainerId>, ContainerError> {
+        let dir = &self.containers;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir).map_err(|error| failed(dir, error))? {
+            let name = entry.map_err(|error| failed(dir, error))?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".conf"));
+            if let Some(id) = id.and_then(|id| id.parse::<ContainerId>().ok()) {
+                found.push((self.created(id), id));
+            }
+        }
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Reads one configuration.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self, id: ContainerId) -> Result<Stored, ContainerError> {
+        let path = self.file(id, "conf");
+        let config = fs::read(&path).map_err(|error| failed(&path, error))?;
+        let signature = fs::read(self.file(id, "sig"))
+            .and_then(|signature| {
+                Ok(Signature {
+                    signature,
+                    certificate: fs::read(self.file(id, "cert"))?,
+                })
+            })
+            .ok();
+        Ok(Stored {
+            config,
+            signature,
+            created: self.created(id),
+        })
+    }
+
+    /// Stores a new container.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing of it is left then.
+    pub fn add(
+        &self,
+        id: ContainerId,
+        config: &[u8],
+        signature: Option<&Signature>,
+    ) -> Result<u64, ContainerError> {
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let mut files: Vec<(&str, &[u8])> = Vec::new();
+        // The native time_t of the existing system (runtime.md 2.9).
+        let stamp = created.to_ne_bytes();
+        files.push(("created", &stamp));
+        if let Some(signature) = signature {
+            files.push(("sig", &signature.signature));
+            files.push(("cert", &signature.certificate));
+        }
+        files.push(("conf", config));
+        for (suffix, bytes) in files {
+            let path = self.file(id, suffix);
+            if let Err(error) = atomic::write(&path, bytes, 0o600) {
+                let _ = self.remove(id);
+                return Err(failed(&path, error));
+            }
+        }
+        Ok(created)
+    }
+
+    fn created(&self, id: ContainerId) -> u64 {
+        let stored = fs::read(self.file(id, "created")).ok();
+        if let Some(bytes) = stored.and_then(|bytes| bytes.try_into().ok()) {
+            return u64::from_ne_bytes(bytes);
+        }
+        // Written on first load by the existing system; the age of the file says the same.
+        fs::metadata(self.file(id, "conf"))
+            .and_then(|metadata| metadata.modified())
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+            .map_or(0, |since| since.as_secs())
+    }
+
+    /// The slot of ids that the container had last (runtime.md 2.4: a native int).
+    pub fn id_slot(&self, id: ContainerId) -> Option<u32> {
+        let bytes = fs::read(self.file(id, "uid")).ok()?;
+        u32::try_from(i32::from_ne_bytes(bytes.try_into().ok()?)).ok()
+    }
+
+    /// Remembers the slot of ids.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn set_id_slot(&self, id: ContainerId, slot: u32) -> Result<(), ContainerError> {
+        let path = self.file(id, "uid");
+        let slot = i32::try_from(slot).unwrap_or(i32::MAX);
+        atomic::write(&path, &slot.to_ne_bytes(), 0o600).map_err(|error| failed(&path, error))
+    }
+
+    /// Deletes everything that belongs to a container.
+    ///
+    /// # Errors
+    /// Something cannot be deleted; calling again goes on where this stopped.
+    pub fn remove(&self, id: ContainerId) -> Result<(), ContainerError> {
+        for suffix in SUFFIXES {
+            let path = self.file(id, suffix);
+            atomic::remove(&path).map_err(|error| failed(&path, error))?;
+        }
+        let key = self.keys.join(format!("{id}.key"));
+        atomic::remove(&key).map_err(|error| failed(&key, error))?;
+        let images = self.containers.join(id.to_string());
+        match fs::remove_dir_all(&images) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(|error| failed(&images, error))?,
+        }
+        atomic::sync_dir(&self.containers).map_err(|error| failed(&self.containers, error))
+    }
+}
+
+fn failed(path: &Path, error: impl ToString) -> ContainerError {
+    ContainerError::Store {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_was_added_is_read_back_and_removed_without_a_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = ContainerId::random();
+        let signature = Signature {
+            signature: vec![1],
+            certificate: vec![2],
+        };
+        store.add(id, b"name: \"x\"", Some(&signature)).unwrap();
+        store.set_id_slot(id, 7).unwrap();
+        assert_eq!(store.list().unwrap(), [id]);
+        let stored = store.read(id).unwrap();
+        assert_eq!(stored.config, b"name: \"x\"");
+        assert_eq!(stored.signature.unwrap().certificate, [2]);
+        assert!(stored.created > 1_700_000_000);
+        assert_eq!(store.id_slot(id), Some(7));
+        fs::create_dir(dir.path().join(format!("containers/{id}"))).unwrap();
+        store.remove(id).unwrap();
+        assert_eq!(
+            fs::read_dir(dir.path().join("containers")).unwrap().count(),
+            0
+        );
+        store.remove(id).unwrap();
+    }
+
+    #[test]
+    fn a_failed_add_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = ContainerId::random();
+        // The name that the last file is renamed to is taken by a directory.
+        fs::create_dir(store.file(id, "conf")).unwrap();
+        assert!(store.add(id, b"x", None).is_err());
+        fs::remove_dir(store.file(id, "conf")).unwrap();
+        store.remove(id).unwrap();
+        assert_eq!(
+            fs::read_dir(dir.path().join("containers")).unwrap().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn stray_files_and_damaged_markers_are_no_containers() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        fs::write(dir.path().join("containers/notes.conf"), "").unwrap();
+        assert!(store.list().unwrap().is_empty());
+        let id = ContainerId::random();
+        fs::write(store.file(id, "uid"), "nonsense").unwrap();
+        assert_eq!(store.id_slot(id), None);
+        fs::write(store.file(id, "uid"), (-1_i32).to_ne_bytes()).unwrap();
+        assert_eq!(store.id_slot(id), None);
+    }
+}

@@ -96,18 +96,12 @@ impl Env {
             settings,
         };
         private_dir(&env.shared_files())?;
-        private_dir(&env.stages())?;
         Ok(Arc::new(env))
     }
 
     /// The files that BIND_FILE mounts show (runtime.md 7).
     pub(crate) fn shared_files(&self) -> PathBuf {
         self.settings.base.join("files_shared")
-    }
-
-    /// Where roots are put together: one empty directory per container that is being launched.
-    pub(crate) fn stages(&self) -> PathBuf {
-        self.settings.run.join("stages")
     }
 
     /// Which version of its guest OS a container gets (protocol.md 6.4).

@@ -1,7 +1,7 @@
 //! Bringing a container up and taking it down again: the only place where its parts are put together.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::OpenOptionsExt,
@@ -90,17 +90,15 @@ fn blocking_launch(
         true => Some(take_slot(env, id)?),
         false => None,
     };
-    let stage = env.stages().join(id.to_string());
     let planned = plan::launch(
         config,
         &resolved.installed.config,
         &resolved.mounts,
         slot.map(|(_, range)| range),
-        stage.clone(),
     )
     .map_err(|error| failed(error.to_string()))?;
     let group = env.hierarchies.group(&id.to_string());
-    let undo = vec![Undo::Directory(stage), Undo::Group(group.clone())];
+    let undo = vec![Undo::Group(group.clone())];
     let started = attempt(env, id, &planned, undo.clone(), |prepared| {
         Running::new(
             prepared.pid,
@@ -149,8 +147,6 @@ fn attempt(
         running: None,
     };
     env.records.write(id, &record)?;
-    let stage = &planned.launch.stage;
-    fs::create_dir_all(stage).map_err(|error| format!("make {}: {error}", stage.display()))?;
     let group = env.hierarchies.create(&id.to_string()).map_err(text)?;
     let opened = planned
         .trees

@@ -91,7 +91,6 @@ pub fn launch(
     guestos: &GuestOsConfig,
     mounts: &[ResolvedMount],
     ids: Option<IdRange>,
-    stage: PathBuf,
 ) -> Result<Planned, PlanError> {
     let mut planned = Vec::new();
     let mut trees = Vec::new();
@@ -116,7 +115,6 @@ pub fn launch(
         hostname: config.name.clone(),
         ids,
         own_network: config.netns(),
-        stage,
         mounts: planned,
         devices: owned(DEVICES),
         masked: owned(MASKED),
@@ -297,7 +295,7 @@ mod tests {
     }
 
     fn plan(mounts: &[ResolvedMount], ids: Option<IdRange>) -> Result<Planned, PlanError> {
-        launch(&config(), &guestos(), mounts, ids, "/stage".into())
+        launch(&config(), &guestos(), mounts, ids)
     }
 
     #[test]
@@ -345,7 +343,7 @@ mod tests {
             ..guestos()
         };
         let mounts = [mount(Type::Shared, "/", "squashfs")];
-        let refused = launch(&config(), &guestos, &mounts, None, "/".into());
+        let refused = launch(&config(), &guestos, &mounts, None);
         assert!(matches!(refused, Err(PlanError::StopSignal(_))));
     }
 

@@ -5,7 +5,7 @@
 //! reboot and lies in the run directory.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -32,8 +32,6 @@ pub struct Record {
 pub enum Undo {
     /// Kill everything in the group and remove it.
     Group(Group),
-    /// Remove an empty directory.
-    Directory(PathBuf),
 }
 
 /// A guest that runs.
@@ -110,12 +108,6 @@ impl Undo {
                 .kill()
                 .and_then(|()| group.remove())
                 .map_err(|error| error.to_string()),
-            Self::Directory(path) => match fs::remove_dir(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(format!("remove {}: {error}", path.display()))
-                }
-                _ => Ok(()),
-            },
         }
     }
 }
@@ -176,12 +168,14 @@ impl Records {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use cml_sys::cgroup::Hierarchies;
+
     use super::*;
 
     fn record(boot_id: &str) -> Record {
         Record {
             boot_id: boot_id.into(),
-            undo: vec![Undo::Directory("/nowhere".into())],
+            undo: vec![Undo::Group(Hierarchies::default().group("x"))],
             running: None,
         }
     }
@@ -201,17 +195,5 @@ mod tests {
         assert_eq!(records.read(id), None);
         records.remove(id);
         assert!(records.list().is_empty());
-    }
-
-    #[test]
-    fn undoing_goes_on_after_a_failure_and_reports_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let (busy, free) = (dir.path().join("busy"), dir.path().join("free"));
-        fs::create_dir_all(busy.join("in it")).unwrap();
-        fs::create_dir(&free).unwrap();
-        let undo = [Undo::Directory(free.clone()), Undo::Directory(busy)];
-        assert!(unwind(&undo).unwrap_err().contains("busy"));
-        assert!(!free.exists());
-        assert_eq!(unwind(&[Undo::Directory(free)]), Ok(()));
     }
 }

@@ -1,8 +1,8 @@
 //! The root of the container, put together on a tmpfs that only this mount namespace sees.
 
 use std::{
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
 };
 
 use cml_sys::{
@@ -11,41 +11,44 @@ use cml_sys::{
     path,
     plan::{Mount, Source},
 };
-use rustix::fs::{Mode, OFlags, mkdir, open};
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 
 use crate::Failure;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// The working place: `root` is the future `/`, the rest are layers of overlays.
-pub(crate) struct Stage {
-    at: PathBuf,
-}
+///
+/// It lies over `/`, which hides nothing: this process finds everything from the root it already has. A
+/// directory of the daemon would not do, as the container's root may not be allowed to get there.
+pub(crate) struct Stage(OwnedFd);
 
 impl Stage {
-    pub(crate) fn new(at: &Path) -> Result<Self> {
-        let target = open(at, DIRECTORY, Mode::empty()).context("open", at.display())?;
+    pub(crate) fn new() -> Result<Self> {
+        let target = open("/", DIRECTORY, Mode::empty()).context("open", "/")?;
         // 1 MiB: it holds directories only.
         let tree = mount::create(
             "tmpfs",
             &[("size", "1m"), ("mode", "0755")],
             Restrict::default(),
         )?;
-        mount::attach(tree, target)?;
-        let stage = Self { at: at.to_owned() };
+        mount::attach(&tree, target)?;
+        let stage = Self(tree);
         stage.directory("root")?;
         Ok(stage)
     }
 
-    fn directory(&self, name: &str) -> Result<PathBuf> {
-        let path = self.at.join(name);
-        mkdir(&path, Mode::from_raw_mode(0o755)).context("make", path.display())?;
-        Ok(path)
+    fn directory(&self, name: &str) -> Result<()> {
+        mkdirat(&self.0, name, Mode::from_raw_mode(0o755)).context("make on the stage", name)
     }
 
     fn open(&self, name: &str) -> Result<OwnedFd> {
-        let path = self.at.join(name);
-        open(&path, DIRECTORY, Mode::empty()).context("open", path.display())
+        openat(&self.0, name, DIRECTORY, Mode::empty()).context("open on the stage", name)
+    }
+
+    /// A path for mount options, which take no descriptors.
+    fn path(&self, name: &str) -> String {
+        format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd())
     }
 
     /// Mounts what the guest OS asks for, in order, and returns the finished root.
@@ -89,21 +92,21 @@ impl Stage {
             Source::Image { tree: source } => mount::attach(tree(*source)?, directory()?),
             Source::Tmpfs { data } => mount::attach(tmpfs(data)?, directory()?),
             Source::Overlay { tree: source, data } => {
-                let lower = self.directory(&format!("lower{index}"))?;
-                mount::attach(tree(*source)?, self.open(&format!("lower{index}"))?)?;
-                let changes = self.directory(&format!("changes{index}"))?;
-                mount::attach(tmpfs(data)?, self.open(&format!("changes{index}"))?)?;
-                let upper = changes.join("upper");
-                let work = changes.join("work");
-                for path in [&upper, &work] {
-                    mkdir(path, Mode::from_raw_mode(0o755)).context("make", path.display())?;
-                }
+                let lower = format!("lower{index}");
+                self.directory(&lower)?;
+                mount::attach(tree(*source)?, self.open(&lower)?)?;
+                let changes = format!("changes{index}");
+                self.directory(&changes)?;
+                mount::attach(tmpfs(data)?, self.open(&changes)?)?;
+                let (upper, work) = (format!("{changes}/upper"), format!("{changes}/work"));
+                self.directory(&upper)?;
+                self.directory(&work)?;
                 let overlay = mount::create(
                     "overlay",
                     &[
-                        ("lowerdir", mount::check_layer_path(&lower)?),
-                        ("upperdir", mount::check_layer_path(&upper)?),
-                        ("workdir", mount::check_layer_path(&work)?),
+                        ("lowerdir", &self.path(&lower)),
+                        ("upperdir", &self.path(&upper)),
+                        ("workdir", &self.path(&work)),
                         ("userxattr", ""),
                     ],
                     Restrict {

@@ -31,7 +31,7 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     rustix::process::umask(Mode::empty());
 
     mount::make_private().stage("separate mounts")?;
-    let stage = assemble::Stage::new(&plan.stage).stage("make the stage")?;
+    let stage = assemble::Stage::new().stage("make the stage")?;
     let root = stage.guest_mounts(&plan.mounts, &trees)?;
     drop(trees);
     kernelfs::mount_all(&root, &plan)?;

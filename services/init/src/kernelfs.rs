@@ -24,6 +24,7 @@ const HARDENED: Restrict = Restrict {
     no_dev: true,
     no_suid: true,
     no_exec: true,
+    relative_atime: true,
 };
 
 /// Mounts /proc, /sys, /dev, /run and what belongs below them.

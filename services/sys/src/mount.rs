@@ -17,7 +17,7 @@ use rustix::{
 
 use crate::error::{Context, Error, Result};
 
-/// What a mount allows. `noatime` always (runtime.md 3.2).
+/// What a mount allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Restrict {
     /// No writing.
@@ -28,11 +28,15 @@ pub struct Restrict {
     pub no_suid: bool,
     /// Nothing can be executed.
     pub no_exec: bool,
+    /// `relatime`, as kernel file systems have it (runtime.md 3.7), instead of `noatime` (3.2). A user
+    /// namespace may mount procfs and sysfs only with the setting that the host's own has.
+    pub relative_atime: bool,
 }
 
 impl Restrict {
     fn flags(self) -> MountAttrFlags {
-        let mut flags = MountAttrFlags::MOUNT_ATTR_NOATIME;
+        let mut flags = MountAttrFlags::empty();
+        flags.set(MountAttrFlags::MOUNT_ATTR_NOATIME, !self.relative_atime);
         flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, self.read_only);
         flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, self.no_dev);
         flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, self.no_suid);
@@ -213,16 +217,46 @@ pub fn detach(path: &Path) -> Result<()> {
     unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).context("unmount", path.display())
 }
 
-/// Makes `root` the root of this process's mount namespace and forgets the old one.
+/// Makes `root` the root of this process's mount namespace and forgets the old one, with everything that
+/// was ever mounted over it.
 ///
 /// # Errors
-/// What the kernel said.
+/// What the kernel said, or that something of the old root is still there.
 pub fn pivot(root: impl AsFd) -> Result<()> {
+    let new_root = mount_id(root.as_fd(), "")?;
     rustix::process::fchdir(root.as_fd()).context("enter", "new root")?;
     rustix::process::pivot_root(".", ".").context("switch to", "new root")?;
-    // The old root is stacked on the new one; detaching it is what makes the host unreachable.
-    unmount(".", UnmountFlags::DETACH).context("leave", "old root")?;
-    rustix::process::chdir("/").context("enter", "/")
+    // The old root is stacked on the new one, and what was mounted over the old one on top of it. Each
+    // unmount takes the topmost away; `..` of the root is what is topmost (path_resolution(7) follows
+    // mounts there, but not at the root itself).
+    for _ in 0..OLD_ROOT_LAYERS {
+        if mount_id(CWD, "/..")? == new_root {
+            return rustix::process::chdir("/").context("enter", "/");
+        }
+        unmount(".", UnmountFlags::DETACH).context("leave", "old root")?;
+    }
+    Err(Error::invalid(
+        "leave",
+        "old root",
+        "too much is mounted over it",
+    ))
+}
+
+/// The old root and the stage over it are two layers; the rest is for hosts that do the like themselves.
+const OLD_ROOT_LAYERS: usize = 16;
+
+fn mount_id(at: impl AsFd, path: &str) -> Result<u64> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    let found = statx(at, path, flags, StatxFlags::MNT_ID).context("identify mount at", path)?;
+    if found.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return Err(Error::invalid(
+            "identify mount at",
+            path,
+            "this kernel is older than 5.8",
+        ));
+    }
+    Ok(found.stx_mnt_id)
 }
 
 /// Remounts what is at `path` read-only by a bind mount of itself. The path is one of procfs or sysfs
@@ -239,6 +273,7 @@ pub fn bind_read_only(target: impl AsFd) -> Result<()> {
             no_dev: true,
             no_suid: true,
             no_exec: true,
+            relative_atime: true,
         },
         None,
     )?;
@@ -253,21 +288,6 @@ pub fn classic(source: &str, target: &Path, fs_type: &str, flags: MountFlags) ->
     let data = CString::default();
     rustix::mount::mount(source, target, fs_type, flags, data.as_c_str())
         .context("mount", target.display())
-}
-
-/// The name given here is refused as a part of a mount option.
-///
-/// # Errors
-/// When the text holds a character that mount options give a meaning to.
-pub fn check_layer_path(path: &Path) -> Result<&str> {
-    match path.to_str() {
-        Some(text) if !text.contains([',', ':', '\\', '\n']) => Ok(text),
-        _ => Err(Error::invalid(
-            "use",
-            path.display(),
-            "the run directory must not contain `,`, `:`, backslash or newline",
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -18,9 +18,6 @@ pub struct LaunchPlan {
     pub ids: Option<IdRange>,
     /// Own network namespace.
     pub own_network: bool,
-    /// An empty directory of the daemon; the root is put together on a tmpfs mounted there, which only
-    /// the container's mount namespace ever sees.
-    pub stage: PathBuf,
     /// The root and everything the guest OS mounts, in order.
     pub mounts: Vec<Mount>,
     /// Device nodes of the host that appear in `/dev`.

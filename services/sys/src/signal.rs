@@ -33,7 +33,16 @@ pub fn by_name(name: &str) -> Option<i32> {
 /// Whether a process has a handler for a signal, or waits for it. The first process of a PID namespace
 /// never gets a signal that it does neither for (pid_namespaces(7)).
 pub fn is_awaited(pid: i32, signal: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| awaits(&status, signal))
+    let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}"));
+    read("status").is_ok_and(|status| awaits(&status, signal))
+        || read("syscall").is_ok_and(|call| is_waiting(&call))
+}
+
+/// sigwait(3) and its relatives: the kernel shows the signals that are waited for as neither blocked nor
+/// caught meanwhile.
+fn is_waiting(call: &str) -> bool {
+    let number = call.split(' ').next().and_then(|word| word.parse().ok());
+    number == Some(libc::SYS_rt_sigtimedwait)
 }
 
 fn awaits(status: &str, signal: i32) -> bool {
@@ -70,5 +79,7 @@ mod tests {
         assert!(awaits(status, 1) && awaits(status, 15));
         assert!(!awaits(status, 13) && !awaits(status, 2));
         assert!(!awaits("", 15));
+        let call = format!("{} 0x7ffd 0x0", libc::SYS_rt_sigtimedwait);
+        assert!(is_waiting(&call) && !is_waiting("running\n") && !is_waiting("0 0x0"));
     }
 }

@@ -53,6 +53,7 @@ pub struct Token {
 impl Token {
     /// Starts the actor on the current arbiter. A device without a token gets one in the background.
     pub fn start(settings: Settings, watch: Watch) -> Addr<Self> {
+        wake_openssl();
         Actor::start(Self {
             settings,
             device_token: watch::Sender::new(DeviceToken::Making),
@@ -82,6 +83,18 @@ impl Actor for Token {
             });
         };
         context.spawn(provision.into_actor(self));
+    }
+}
+
+/// OpenSSL 3.0 sets itself up in pieces, when each is used for the first time, and a chain that is verified
+/// while another thread makes the library's first key is refused for no reason. So the first use of
+/// everything happens here, on one thread.
+fn wake_openssl() {
+    openssl::init();
+    let digest = openssl::hash::hash(openssl::hash::MessageDigest::sha512(), b"");
+    let random = openssl::rand::rand_bytes(&mut [0; 16]);
+    if let Err(error) = digest.map(drop).and(random) {
+        tracing::error!(%error, "openssl does not work on this machine");
     }
 }
 

@@ -250,7 +250,8 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
         env.slots.take(id, Some(slot));
     }
     let path = Path::new(SERVICE_SOCKET);
-    let service = exec::bind_service(&env.program, &pidfd, &running.group, path);
+    let in_userns = running.id_slot.is_some();
+    let service = exec::bind_service(&env.program, &pidfd, &running.group, path, in_userns);
     let service = service
         .inspect_err(|error| tracing::warn!(container = %id, %error, "the guest cannot report"))
         .ok();

@@ -68,29 +68,22 @@ fn join(init: &OwnedFd, user_namespace: bool) -> Result<(), Failure> {
         .stage("hide")
 }
 
-/// Binds the service socket and hands it to the daemon.
-pub(crate) fn bind_service(channel: &Channel, fds: Vec<OwnedFd>, at: &Path) -> Result<(), Failure> {
+/// Binds the service socket and hands it to the daemon. As the container's root, because the files of a
+/// file system that was mounted in a user namespace cannot belong to anybody else.
+pub(crate) fn bind_service(
+    channel: &Channel,
+    fds: Vec<OwnedFd>,
+    at: &Path,
+    user_namespace: bool,
+) -> Result<(), Failure> {
     let init = fds
         .first()
         .ok_or("no process came along")
         .stage("enter the container")?;
-    // The user namespace stays the daemon's: only the mounts are needed, and the socket must belong to the
-    // container's root, whoever that is.
-    // SAFETY: setns with a pidfd and a flag; this process has one thread.
-    let done = unsafe { libc::setns(std::os::fd::AsRawFd::as_raw_fd(init), libc::CLONE_NEWNS) };
-    if done != 0 {
-        return Err(std::io::Error::last_os_error()).stage("enter the container");
-    }
+    join(init, user_namespace)?;
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .stage("open the root")?;
-    let owner = rustix::fs::stat("/run").stage("inspect /run")?;
     let socket = service::bind(root, at).stage("bind the service socket")?;
-    rustix::fs::chown(
-        at,
-        Some(rustix::fs::Uid::from_raw(owner.st_uid)),
-        Some(rustix::fs::Gid::from_raw(owner.st_gid)),
-    )
-    .stage("give the service socket to the container")?;
     channel
         .send(&FromInit::Bound, &[socket.as_fd()])
         .stage("report")

@@ -63,7 +63,10 @@ fn obey(channel: &Channel) -> Result<(), Failure> {
     match order {
         ToInit::Launch => guest::become_container(channel, fds),
         ToInit::Enter => enter::run(channel, fds),
-        ToInit::BindService { path } => enter::bind_service(channel, fds, &path),
+        ToInit::BindService {
+            path,
+            user_namespace,
+        } => enter::bind_service(channel, fds, &path, user_namespace),
         ToInit::Go => Err("no order before it").stage("receive the order"),
     }
 }

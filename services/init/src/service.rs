@@ -1,7 +1,7 @@
 //! The in-guest service socket (runtime.md 1.5): bound inside the container, served by the daemon.
 
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
@@ -35,11 +35,10 @@ pub(crate) fn bind(root: impl AsFd, at: &Path) -> Result<OwnedFd> {
         None,
     )
     .context("make socket", at.display())?;
-    // The directory by its descriptor: no component of the path is looked up a second time.
-    let address = Path::new("/proc/self/fd")
-        .join(dir.as_raw_fd().to_string())
-        .join(name);
-    let address = SocketAddrUnix::new(&address).context("name socket", at.display())?;
+    // From inside the directory: no component of the path is looked up a second time. This process has no
+    // other use for a working directory before it is set anew.
+    rustix::process::fchdir(&dir).context("enter", at.display())?;
+    let address = SocketAddrUnix::new(name).context("name socket", at.display())?;
     let old = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = bind_socket(&socket, &address);
     rustix::process::umask(old);

@@ -177,9 +177,11 @@ pub fn bind_service(
     init: &OwnedFd,
     group: &Group,
     path: &Path,
+    user_namespace: bool,
 ) -> Result<OwnedFd> {
     let order = ToInit::BindService {
         path: path.to_owned(),
+        user_namespace,
     };
     let (spawned, message, mut fds) = enter(program, c"cml-enter", group, &order, &[init.as_fd()])?;
     let _ = pidfd::wait(&spawned.pidfd, PATIENCE);

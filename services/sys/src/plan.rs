@@ -151,6 +151,8 @@ pub enum ToInit {
     BindService {
         /// Where.
         path: PathBuf,
+        /// The container has a user namespace.
+        user_namespace: bool,
     },
 }
 

@@ -1,38 +1,54 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test lint
+.PHONY: help deps build programs demo test unit integration lint bench debian
 
 PACKAGES := build-essential busybox-static libssl-dev openssl pkg-config shellcheck squashfs-tools
+BENCH_PACKAGES := crun runc
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+# Programs that run inside containers must not need the container's libraries.
+STATIC := RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --target $(HOST)
 OUT := out
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## Install the packages that are missing (as root, Debian or Ubuntu)
-	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  echo "installing" $$missing; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qqy $$missing >/dev/null; \
-	fi
+	@integration/deps.sh $(PACKAGES)
 
-build: deps ## Compile everything; cml-init is linked statically
-	cargo build --release --locked --workspace --exclude cml-init
-	RUSTFLAGS='-C target-feature=+crt-static' \
-	  cargo build --release --locked -p cml-init --target $$(rustc -vV | sed -n 's/^host: //p')
+build: deps ## Compile cmld, control and cml-init, optimised
+	cargo build --release --locked -p cmld -p control-cli
+	$(STATIC) --release -p cml-init
+	@install -D target/$(HOST)/release/cml-init target/release/cml-init
 
-demo: build ## Make a test PKI, build a guest image and sign it
-	@rm -rf $(OUT) && mkdir -p $(OUT)
-	@echo "== a test PKI: root, intermediate and the software signer"
-	@images/pki/make-pki.sh $(OUT)/pki
-	@echo "== a busybox guest, as squashfs, with its signed configuration"
-	@images/busybox/build.sh $(OUT)/operatingsystems --key $(OUT)/pki/ssig_cml.key --cert $(OUT)/pki/ssig_cml.cert
-	@echo "== what came out"; find $(OUT) -type f | sort
+demo: build ## The main job, from an empty directory to a removed container, explained
+	@integration/demo.sh target/release $(OUT)
 
-test: deps ## Run all tests
-	cargo test --workspace --locked
-	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh
-	$(MAKE) --no-print-directory demo
+# What the integration tests run: unoptimised, with the probe for the guest.
+programs: deps
+	cargo build --locked -p cmld -p control-cli
+	$(STATIC) -p cml-init -p cml-probe
+	@install -D -t target/debug/static target/$(HOST)/debug/cml-init target/$(HOST)/debug/cml-probe
+
+unit: deps ## Run the tests that need no daemon
+	cargo test --workspace --locked --exclude cml-integration
+	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh
+
+integration: programs ## Run the tests of the whole system (as root)
+	integration/clean.sh cargo test --locked -p cml-integration -- --test-threads 6
+
+test: unit integration demo ## Run all tests
 
 lint: deps ## Lint; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+bench: build ## Measure, side by side with crun and runc
+	@integration/deps.sh $(BENCH_PACKAGES)
+	$(STATIC) --release -p cml-probe
+	@install -D target/$(HOST)/release/cml-probe target/release/static/cml-probe
+	cargo run --release --locked -p cml-bench -- target/release
+
+debian: build ## Build a Debian guest with systemd into out/ (minutes, needs a package mirror)
+	@integration/deps.sh debootstrap
+	images/pki/make-pki.sh $(OUT)/pki
+	images/debian/build.sh $(OUT)/operatingsystems --key $(OUT)/pki/ssig_cml.key --cert $(OUT)/pki/ssig_cml.cert

@@ -2,8 +2,11 @@
 //!
 //! A port is a struct of [`Slot`]s, one for every message of the service, made by [`service_port!`].
 //! A slot can be bound again after the service was restarted, so a holder never notices more than
-//! one failed call. Mailboxes are bounded and every call has the deadline of its message
-//! (anchors.md, "Tested facts about actix").
+//! one failed call. Every call has the deadline of its message, and a slot carries a bounded number of
+//! calls at a time (anchors.md, "Tested facts about actix").
+//!
+//! The bound is the slot's own because the mailbox has none for calls: actix guarantees every sender a
+//! place beyond the capacity, and every call is a sender. The capacity only bounds [`Slot::post`].
 
 use std::{
     fmt,
@@ -13,9 +16,14 @@ use std::{
 
 use actix::{MailboxError, Message, Recipient};
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::{error::BusError, latency};
+
+/// Calls that a slot carries at a time: as many as the gateway has sessions, so that clients never meet
+/// it, and a caller that runs wild does.
+pub const CALLS_MAX: usize = 1024;
 
 /// One message of a service's contract: what it asks for, what comes back, and how long that may take.
 pub trait Request: Message<Result = Result<Self::Reply, Self::Error>> + Send + 'static {
@@ -73,12 +81,13 @@ where
     }
 }
 
-/// The place where one message of a service is delivered. Clones share the binding.
+/// The place where one message of a service is delivered. Clones share the binding and the bound.
 pub struct Slot<M: Request>
 where
     M::Result: Send,
 {
     binding: Arc<RwLock<Binding<M>>>,
+    calls: Arc<Semaphore>,
 }
 
 impl<M: Request> Clone for Slot<M>
@@ -88,6 +97,7 @@ where
     fn clone(&self) -> Self {
         Self {
             binding: self.binding.clone(),
+            calls: self.calls.clone(),
         }
     }
 }
@@ -108,6 +118,7 @@ where
     fn default() -> Self {
         Self {
             binding: Arc::new(RwLock::new(Binding::Unbound)),
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
         }
     }
 }
@@ -146,8 +157,8 @@ where
     /// Sends the message and waits for the answer, at most as long as the message allows.
     ///
     /// # Errors
-    /// The service's own error, or its [`BusError`] variant when the service cannot be reached, is
-    /// full, dies, or is late.
+    /// The service's own error, or its [`BusError`] variant when the service cannot be reached, has
+    /// [`CALLS_MAX`] of these calls in hand, dies, or is late.
     pub async fn call(&self, message: M) -> Result<M::Reply, M::Error> {
         let binding = self
             .binding
@@ -157,8 +168,15 @@ where
         let span = tracing::debug_span!("call", message = M::NAME);
         let started = Instant::now();
         let answer = async move {
+            let Ok(_place) = self.calls.try_acquire() else {
+                return Err(BusError::Busy(M::NAME).into());
+            };
             match binding {
                 Binding::Unbound => Err(BusError::Unbound(M::NAME).into()),
+                // Dead and not yet restarted: the message is not taken, and that is worth knowing.
+                Binding::Actor(recipient) if !recipient.connected() => {
+                    Err(BusError::Unbound(M::NAME).into())
+                }
                 Binding::Fake(answer) => within::<M, _>(answer(message)).await,
                 Binding::Actor(recipient) => {
                     within::<M, _>(async move {
@@ -196,13 +214,14 @@ where
     /// Puts the message into the mailbox without waiting for the answer.
     ///
     /// # Errors
-    /// [`BusError::Busy`] when the mailbox is full, [`BusError::Unbound`] when nobody is there.
+    /// [`BusError::Busy`] when the mailbox is full, [`BusError::Unbound`] when nobody is there. Either way
+    /// the message was not taken.
     pub fn post(&self, message: M) -> Result<(), BusError> {
         match &*self.binding.read().unwrap_or_else(|e| e.into_inner()) {
             Binding::Unbound => Err(BusError::Unbound(M::NAME)),
             Binding::Actor(recipient) => recipient.try_send(message).map_err(|error| match error {
                 actix::prelude::SendError::Full(_) => BusError::Busy(M::NAME),
-                actix::prelude::SendError::Closed(_) => BusError::ServerDeath(M::NAME),
+                actix::prelude::SendError::Closed(_) => BusError::Unbound(M::NAME),
             }),
             Binding::Fake(answer) => {
                 let answer = answer(message);

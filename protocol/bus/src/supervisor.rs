@@ -5,14 +5,15 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::event::{Event, Events};
 
@@ -72,7 +73,7 @@ pub struct CrashLoop {
 /// Starts a service and keeps it running until it ends cleanly.
 ///
 /// `start` makes a fresh actor around the watch and binds its port; state is rebuilt from disk and
-/// kernel, never taken from the dead actor.
+/// kernel, never taken from the dead actor. A panic of `start` itself counts as a death.
 ///
 /// # Errors
 /// [`CrashLoop`] when the throttle is exceeded.
@@ -83,12 +84,20 @@ pub async fn supervise(
     mut start: impl FnMut(Watch),
 ) -> Result<(), CrashLoop> {
     let mut deaths: VecDeque<Instant> = VecDeque::new();
+    let mut restarted = false;
     loop {
         let (death, mut died) = mpsc::unbounded_channel();
-        start(Watch {
+        let watch = Watch {
             clean: Arc::default(),
             death,
-        });
+        };
+        // Unwinding drops the watch, so this death is noticed like any other. What `start` captured is
+        // ports and settings, whole at any time.
+        let _ = catch_unwind(AssertUnwindSafe(|| start(watch)));
+        if restarted {
+            // Told afterwards, so that whoever hears it finds the port bound.
+            events.publish(Event::ServiceRestarted { service });
+        }
         if died.recv().await.unwrap_or(false) {
             return Ok(());
         }
@@ -104,6 +113,6 @@ pub async fn supervise(
             });
         }
         tokio::time::sleep(throttle.pause).await;
-        events.publish(Event::ServiceRestarted { service });
+        restarted = true;
     }
 }

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Runs a command and fails if it leaves mounts, loop devices, network namespaces, control groups or
+# processes of ours behind on the machine.
+set -eu
+
+state=$(mktemp -d)
+trap 'rm -rf "$state"' EXIT
+
+look() {
+    awk '{print $5, $9, $10}' /proc/self/mountinfo | sort
+    losetup -n -O BACK-FILE -l 2>/dev/null | sort
+    # Named namespaces, and every other one that some process holds.
+    ls /run/netns 2>/dev/null || true
+    find /sys/fs/cgroup -type d -path '*/cml/*' 2>/dev/null | sort
+    pgrep -x -l 'cmld|cml-init|cml-enter' | cut -d' ' -f2 | sort || true
+}
+
+look >"$state/before"
+status=0
+"$@" || status=$?
+# The kernel frees loop devices and groups a moment after their last user is gone.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    look >"$state/after"
+    if cmp -s "$state/before" "$state/after"; then break; fi
+    sleep 0.5
+done
+if ! diff "$state/before" "$state/after"; then
+    echo "left on the machine: see the lines above" >&2
+    exit 1
+fi
+exit "$status"

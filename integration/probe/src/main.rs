@@ -1,0 +1,29 @@
+//! The probe: runs inside a guest, tries what it is told to and reports as one JSON document.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test program: a panic is a failed test
+#![forbid(unsafe_code)]
+
+mod attack;
+mod facts;
+mod guest;
+
+use std::{env, process::exit};
+
+fn main() {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["facts"] => println!("{:#}", facts::all()),
+        ["attack", "exe"] => println!("{:#}", attack::executables()),
+        ["init", "service"] => guest::serve(true),
+        ["init", "silent"] => guest::serve(false),
+        ["init", "stubborn"] => guest::ignore_everything(),
+        ["init", "exit", status] => exit(status.parse().unwrap()),
+        ["fill", bytes] => guest::fill(bytes.parse().unwrap()),
+        _ => {
+            eprintln!(
+                "usage: probe facts | attack exe | init service|silent|stubborn | init exit N | fill N"
+            );
+            exit(2);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Configurations: what is accepted, what is stored, what is read again.
+
+use std::fs;
+
+use cml_integration::{Daemon, Setup, kit::kit};
+
+fn signed_device() -> Daemon {
+    Daemon::new(Setup {
+        device_conf: "hostedmode: true\ntpm_enabled: false\n".into(),
+        ..Setup::default()
+    })
+}
+
+fn stored(daemon: &Daemon) -> usize {
+    fs::read_dir(daemon.base().join("containers"))
+        .unwrap()
+        .count()
+}
+
+#[test]
+fn what_cannot_be_accepted_says_why_and_stores_nothing() {
+    let daemon = Daemon::default();
+    let path = daemon.path("bad.conf");
+    for (config, said) in [
+        ("", "required field `name`"),
+        ("name: \"x\"\n", "guest_os"),
+        (
+            "name: \"x\"\nguest_os: \"busybox\"\nnonsense: 1\n",
+            "line 3, column 1",
+        ),
+        ("name: \"a/b\"\nguest_os: \"busybox\"\n", "a/b"),
+        ("name: \"\"\nguest_os: \"busybox\"\n", "name"),
+        ("name: \"x\"\nguest_os: \"../../etc\"\n", "../../etc"),
+        ("name: \"x\"\nguest_os: \"absent\"\n", "not installed"),
+        (
+            "name: \"x\"\nguest_os: \"busybox\"\nguestos_version: 9\n",
+            "version 9 or newer",
+        ),
+        ("name: \"x\"\nguest_os: \"busybox\"\ntype: KVM\n", "KVM"),
+        (
+            "name: \"x\"\nguest_os: \"busybox\"\nfifos: \"../x\"\n",
+            "fifos",
+        ),
+        ("name: \"x", "not closed"),
+    ] {
+        fs::write(&path, config).unwrap();
+        let refused = daemon.control().run(&["create", path.to_str().unwrap()]);
+        assert_eq!(refused.status, 1, "{config}: {refused:?}");
+        assert_eq!(refused.out, "code: CONTAINER_CONFIG\n", "{config}");
+        assert!(refused.err.contains(said), "{config}: {refused:?}");
+    }
+    assert_eq!(stored(&daemon), 0);
+}
+
+#[test]
+fn what_is_stored_is_what_an_old_reader_takes() {
+    let daemon = Daemon::default();
+    let uuid = daemon
+        .create("# a comment\r\nname: 'web'\r\nguest_os: \"busybox\"\r\ncolor: 0xff00ffff\r\n");
+    let file = daemon.base().join(format!("containers/{uuid}.conf"));
+    assert_eq!(
+        fs::read_to_string(file).unwrap(),
+        "name: \"web\"\nguest_os: \"busybox\"\nguestos_version: 1\ncolor: 4278255615\n\
+         type: CONTAINER\ntoken_type: SOFT\n"
+    );
+}
+
+#[test]
+fn with_signed_configurations_only_signed_ones_are_created() {
+    let daemon = signed_device();
+    let conf = daemon.path("web.conf");
+    let (sig, cert) = (daemon.path("web.sig"), daemon.path("web.cert"));
+    let all = [&conf, &sig, &cert].map(|path| path.to_str().unwrap().to_owned());
+    let text = "name: \"web\"\nguest_os: \"busybox\"\nguestos_version: 1\ntoken_type: NONE\n";
+    fs::write(&conf, text).unwrap();
+    let refused = |args: &[&str], said: &str| {
+        let output = daemon.control().run(args);
+        assert_eq!(output.out, "code: CONTAINER_CONFIG\n", "{output:?}");
+        assert!(output.err.contains(said), "{output:?}");
+    };
+    refused(&["create", &all[0]], "not signed");
+    kit().sign(&conf, "rogue");
+    refused(&["create", &all[0], &all[1], &all[2]], "not trusted");
+    kit().sign(&conf, "ssig_cml");
+    fs::write(&conf, text.replace("web", "wob")).unwrap();
+    refused(
+        &["create", &all[0], &all[1], &all[2]],
+        "signature does not match",
+    );
+    assert_eq!(stored(&daemon), 0);
+
+    fs::write(&conf, text).unwrap();
+    let created = daemon.control().ok(&["create", &all[0], &all[1], &all[2]]);
+    let uuid = created.value("container_uuids");
+    let file = daemon.base().join(format!("containers/{uuid}.conf"));
+    assert_eq!(
+        fs::read_to_string(&file).unwrap(),
+        text,
+        "signed bytes are never changed"
+    );
+    daemon.control().ok(&["start", "web"]);
+    daemon.control().ok(&["stop", "web"]);
+    daemon.wait_for("web", "STOPPED");
+    // Changed behind the daemon's back: ignored from the next reload on.
+    fs::write(&file, text.replace("busybox", "other")).unwrap();
+    daemon.control().ok(&["reload"]);
+    assert_eq!(
+        daemon.control().ok(&["list"]).out,
+        "code: CONTAINER_STATUS\n"
+    );
+}
+
+#[test]
+fn reload_takes_new_and_changed_containers_in_and_leaves_running_ones_alone() {
+    let daemon = Daemon::default();
+    let running = daemon.running("running", "busybox");
+    let stopped = daemon.create("name: \"stopped\"\nguest_os: \"busybox\"\n");
+    let file = |uuid: &str| daemon.base().join(format!("containers/{uuid}.conf"));
+    let rename = |uuid: &str, name: &str| {
+        let text = format!("name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\n");
+        fs::write(file(uuid), text).unwrap();
+    };
+    rename(&running, "renamed-running");
+    rename(&stopped, "renamed-stopped");
+    rename("22222222-2222-4222-8222-222222222222", "new");
+    fs::write(file("33333333-3333-4333-8333-333333333333"), "broken").unwrap();
+    daemon.control().ok(&["reload"]);
+    let names: Vec<String> = daemon
+        .control()
+        .ok(&["list"])
+        .out
+        .lines()
+        .filter_map(|line| Some(line.trim().strip_prefix("name: ")?.to_owned()))
+        .collect();
+    assert_eq!(names, ["\"running\"", "\"renamed-stopped\"", "\"new\""]);
+    fs::remove_file(file(&stopped)).unwrap();
+    daemon.control().ok(&["reload"]);
+    let gone = daemon.control().run(&["state", "renamed-stopped"]);
+    assert_eq!(gone.status, 1);
+}
+
+#[test]
+fn containers_are_found_again_in_the_order_they_were_created() {
+    let mut daemon = Daemon::default();
+    let first = daemon.create("name: \"same\"\nguest_os: \"busybox\"\n");
+    // Creation times are whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    daemon.create("name: \"same\"\nguest_os: \"busybox\"\n");
+    daemon.stop();
+    daemon.start();
+    assert_eq!(daemon.control().ok(&["state", "same"]).value("uuid"), first);
+}
+
+#[test]
+fn a_container_whose_guest_os_is_gone_is_listed_and_says_so_when_started() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("passing", |_| {});
+    daemon.stop();
+    daemon.start();
+    daemon.create("name: \"x\"\nguest_os: \"passing\"\ntoken_type: NONE\n");
+    daemon.stop();
+    fs::remove_file(daemon.store().join("passing-1.conf")).unwrap();
+    daemon.start();
+    let state = daemon.control().ok(&["state", "x"]);
+    assert_eq!(state.value("guestos"), "none");
+    assert_eq!(state.value("trust_level"), "UNSIGNED");
+    let refused = daemon
+        .control()
+        .refused(&["start", "x"], "CONTAINER_START_EINTERNAL");
+    assert!(refused.err.contains("not installed"), "{refused:?}");
+}

@@ -1,0 +1,270 @@
+//! `run`: commands in a container, byte for byte.
+
+use std::process::Stdio;
+
+use cml_integration::{Daemon, eventually};
+use cml_wire::proto::{
+    ControllerToDaemon, controller_to_daemon::Command, daemon_to_controller::Code,
+};
+
+#[test]
+fn status_output_and_complaints_come_back_apart() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let run = |script: &str| {
+        daemon
+            .control()
+            .run(&["run", "web", "nopty", "sh", "-c", script])
+    };
+    let output = run("echo out; echo err >&2; exit 42");
+    assert_eq!(
+        (output.out.as_str(), output.err.as_str()),
+        ("out\n", "err\n")
+    );
+    assert_eq!(output.status, 42);
+    assert_eq!(run("kill -TERM $$").status, 128 + 15);
+    let absent = daemon
+        .control()
+        .run(&["run", "web", "nopty", "no-such-program"]);
+    assert_eq!(absent.status, 126);
+    assert!(absent.err.contains("no-such-program"), "{absent:?}");
+}
+
+#[test]
+fn every_byte_value_passes_unchanged_both_ways() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let bytes: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
+    let echoed = daemon
+        .control()
+        .run_with(&["run", "-T", "web", "cat"], &bytes);
+    assert_eq!(echoed.status, 0);
+    assert!(
+        echoed.raw == bytes,
+        "{} of {} bytes",
+        echoed.raw.len(),
+        bytes.len()
+    );
+}
+
+#[test]
+fn a_short_command_loses_no_byte() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    for _ in 0..100 {
+        let output = daemon
+            .control()
+            .ok(&["run", "web", "nopty", "echo", "complete"]);
+        assert_eq!(output.out, "complete\n");
+    }
+}
+
+#[test]
+fn a_command_gets_environment_directory_and_nothing_of_the_daemon() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let args = [
+        "run",
+        "-T",
+        "-e",
+        "COLOUR=blue",
+        "-w",
+        "/etc",
+        "web",
+        "probe",
+        "facts",
+    ];
+    let output = daemon.control().ok(&args);
+    let facts: serde_json::Value = serde_json::from_str(&output.out).unwrap();
+    assert_eq!(facts["cwd"], "/etc");
+    assert_eq!(facts["env"]["COLOUR"], "blue");
+    assert_eq!(facts["session_leader"], true);
+    let names: Vec<_> = facts["env"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["COLOUR", "HOME", "PATH"]);
+    let strange = ["run", "-T", "-w", "/proc/self/fd/3", "web", "pwd"];
+    assert_eq!(daemon.control().run(&strange).status, 126);
+}
+
+#[test]
+fn long_arguments_arrive() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let long = "x".repeat(100_000);
+    let output = daemon.control().ok(&["run", "web", "nopty", "echo", &long]);
+    assert_eq!(output.out.trim_end(), long);
+}
+
+fn exec(uuid: &str, pty: bool, words: &[&str]) -> ControllerToDaemon {
+    ControllerToDaemon {
+        command: Command::ContainerExecCmd.into(),
+        container_uuids: vec![uuid.to_owned()],
+        exec_command: Some(words[0].to_owned()),
+        exec_args: words.iter().map(ToString::to_string).collect(),
+        exec_pty: Some(pty),
+        exec_cols: pty.then_some(132),
+        exec_rows: pty.then_some(43),
+        exec_extended: Some(true),
+        ..Default::default()
+    }
+}
+
+/// Reads to the end of the command: its output and its status.
+fn finish(client: &mut cml_integration::Client) -> (Vec<u8>, i32) {
+    let mut bytes = Vec::new();
+    loop {
+        let reply = client.reply().expect("the connection stays open");
+        match reply.code() {
+            Code::ExecOutput => bytes.extend(reply.exec_output.unwrap_or_default()),
+            Code::ExecEnd => return (bytes, reply.exec_status.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_terminal_has_the_clients_size_and_is_the_commands_own() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let mut client = daemon.client();
+    client.send(&exec(
+        &uuid,
+        true,
+        &["sh", "-c", "tty; stty size; probe facts"],
+    ));
+    let (bytes, status) = finish(&mut client);
+    let text = String::from_utf8(bytes).unwrap();
+    assert_eq!(status, 0);
+    assert!(text.starts_with("/dev/pts/0\r\n43 132\r\n"), "{text}");
+    assert!(
+        text.contains("\"session_leader\": false"),
+        "the shell leads, not its child"
+    );
+}
+
+#[test]
+fn typed_input_control_characters_and_a_new_size_reach_the_terminal() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let mut client = daemon.client();
+    client.send(&exec(&uuid, true, &["sh"]));
+    let input = |bytes: &[u8]| ControllerToDaemon {
+        command: Command::ContainerExecInput.into(),
+        container_uuids: vec![uuid.clone()],
+        exec_input: Some(bytes.to_vec()),
+        ..Default::default()
+    };
+    client.send(&ControllerToDaemon {
+        command: Command::ContainerExecResize.into(),
+        container_uuids: vec![uuid.clone()],
+        exec_cols: Some(99),
+        exec_rows: Some(11),
+        ..Default::default()
+    });
+    client.send(&input(b"stty size; sleep 1000\r"));
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("11 99\r\n") {
+        seen.extend(client.reply().unwrap().exec_output.unwrap_or_default());
+    }
+    // Ctrl-C ends the sleep, Ctrl-D the shell.
+    eventually("sleep", || {
+        let output = daemon.control().ok(&["run", "web", "nopty", "ps"]);
+        output.out.contains("sleep 1000").then_some(())
+    });
+    client.send(&input(b"\x03"));
+    client.send(&input(b"echo interrupted\r"));
+    client.send(&input(b"\x04"));
+    let (bytes, _) = finish(&mut client);
+    assert!(String::from_utf8_lossy(&bytes).contains("interrupted\r\n"));
+}
+
+#[test]
+fn a_session_ends_when_its_client_is_gone() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    for pty in [true, false] {
+        let mut client = daemon.client();
+        client.send(&exec(&uuid, pty, &["sleep", "4242"]));
+        let sleeping = || {
+            let output = daemon.control().ok(&["run", "web", "nopty", "ps"]);
+            output.out.contains("sleep 4242")
+        };
+        eventually("the command", || sleeping().then_some(()));
+        drop(client);
+        eventually("its end", || (!sleeping()).then_some(()));
+    }
+}
+
+#[test]
+fn several_sessions_of_a_container_do_not_wait_for_each_other() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let mut waiting = daemon
+        .control()
+        .command(&["run", "-T", "web", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_eq!(
+        daemon
+            .control()
+            .ok(&["run", "web", "nopty", "echo", "x"])
+            .out,
+        "x\n"
+    );
+    drop(waiting.stdin.take());
+    assert!(waiting.wait().unwrap().success());
+}
+
+#[test]
+fn a_stop_ends_the_sessions_of_its_container() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let mut client = daemon.client();
+    client.send(&exec(&uuid, false, &["sleep", "1000"]));
+    eventually("the command", || {
+        let output = daemon.control().ok(&["run", "web", "nopty", "ps"]);
+        output.out.contains("sleep 1000").then_some(())
+    });
+    daemon.control().ok(&["stop", "web"]);
+    let (_, status) = finish(&mut client);
+    assert!(status > 128, "{status}");
+    daemon.wait_for("web", "STOPPED");
+}
+
+#[test]
+fn a_stopped_container_runs_nothing() {
+    let daemon = Daemon::default();
+    daemon.create("name: \"web\"\nguest_os: \"busybox\"\n");
+    let output = daemon.control().run(&["run", "web", "nopty", "true"]);
+    assert_eq!(output.status, 126);
+    assert!(output.err.contains("not running"), "{output:?}");
+}
+
+#[test]
+fn a_hundred_megabytes_arrive_complete_and_a_reader_that_stops_costs_no_memory() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let bytes = 100_000_000;
+    let mut reader = daemon.client();
+    reader.send(&exec(&uuid, false, &["probe", "fill", &bytes.to_string()]));
+    let before = daemon.resident_kib();
+    // Nobody reads for a while; the command must be held back, not its output be collected.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let grown = daemon.resident_kib().saturating_sub(before);
+    assert!(grown < 8 * 1024, "grew by {grown} KiB");
+    assert_eq!(
+        daemon
+            .control()
+            .ok(&["run", "web", "nopty", "echo", "x"])
+            .out,
+        "x\n"
+    );
+    let (received, status) = finish(&mut reader);
+    assert_eq!((received.len(), status), (bytes, 0));
+    let wrong = received
+        .iter()
+        .zip((0..=255_u8).cycle())
+        .position(|(got, sent)| *got != sent);
+    assert_eq!(wrong, None);
+}

@@ -1,0 +1,12 @@
+//! What the system does for its users, end to end.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod adoption;
+mod command_line;
+mod configuration;
+mod exec;
+mod freezer;
+mod guests;
+mod lifecycle;
+mod pin;
+mod volumes;

@@ -1,0 +1,153 @@
+//! Mount types that work without encryption, and those that refuse to.
+
+use std::fs;
+
+use cml_integration::Daemon;
+use cml_wire::proto::{GuestOsMount, guest_os_mount::Type};
+
+fn mount(kind: Type, image: &str, target: &str, fs_type: &str) -> GuestOsMount {
+    GuestOsMount {
+        image_file: image.into(),
+        mount_point: target.into(),
+        fs_type: fs_type.into(),
+        mount_type: kind.into(),
+        ..Default::default()
+    }
+}
+
+fn sh(daemon: &Daemon, container: &str, script: &str) -> cml_integration::Output {
+    daemon
+        .control()
+        .run(&["run", container, "nopty", "sh", "-c", script])
+}
+
+#[test]
+fn a_shared_root_is_read_only_and_an_overlaid_one_forgets() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("readonly", |guest| {
+        guest.mounts[0].set_mount_type(Type::Shared)
+    });
+    daemon.running("readonly", "readonly");
+    assert_ne!(sh(&daemon, "readonly", "echo x >/etc/x").status, 0);
+    daemon.running("a", "busybox");
+    daemon.running("b", "busybox");
+    assert_eq!(sh(&daemon, "a", "echo x >/etc/x; cat /etc/x").out, "x\n");
+    assert_ne!(sh(&daemon, "b", "cat /etc/x").status, 0);
+    daemon.control().ok(&["stop", "a"]);
+    daemon.wait_for("a", "STOPPED");
+    daemon.control().ok(&["start", "a"]);
+    assert_ne!(sh(&daemon, "a", "cat /etc/x").status, 0);
+}
+
+#[test]
+fn a_tmpfs_has_the_size_that_was_asked_for() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("tmp", |guest| {
+        guest.mounts.push(GuestOsMount {
+            mount_data: Some("size=1m,mode=0700".into()),
+            ..mount(Type::Empty, "scratch", "/mnt/scratch", "tmpfs")
+        });
+    });
+    daemon.running("tmp", "tmp");
+    let full = sh(
+        &daemon,
+        "tmp",
+        "stat -c %a /mnt/scratch; head -c 2m /dev/zero >/mnt/scratch/x",
+    );
+    assert!(
+        full.out.starts_with("700\n") && full.status != 0,
+        "{full:?}"
+    );
+}
+
+#[test]
+fn a_bound_file_shows_the_hosts_and_is_writable_only_when_it_says_so() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("files", |guest| {
+        guest
+            .mounts
+            .push(mount(Type::BindFile, "motd", "/etc/motd", "none"));
+        guest
+            .mounts
+            .push(mount(Type::BindFileRw, "notes", "/mnt/notes", "none"));
+    });
+    let shared = daemon.base().join("files_shared");
+    fs::write(shared.join("motd"), "from the host\n").unwrap();
+    daemon.running("files", "files");
+    assert_eq!(sh(&daemon, "files", "cat /etc/motd").out, "from the host\n");
+    assert_ne!(sh(&daemon, "files", "echo x >>/etc/motd").status, 0);
+    assert_eq!(sh(&daemon, "files", "echo inside >>/mnt/notes").status, 0);
+    assert_eq!(
+        fs::read_to_string(shared.join("notes")).unwrap(),
+        "inside\n"
+    );
+    assert_eq!(
+        fs::read_to_string(shared.join("motd")).unwrap(),
+        "from the host\n"
+    );
+}
+
+#[test]
+fn a_bound_file_that_is_a_link_is_not_followed_out_of_the_store() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("files", |guest| {
+        guest
+            .mounts
+            .push(mount(Type::BindFileRw, "link", "/mnt/x", "none"));
+    });
+    let outside = daemon.path("outside");
+    fs::write(&outside, "secret").unwrap();
+    std::os::unix::fs::symlink(&outside, daemon.base().join("files_shared/link")).unwrap();
+    let uuid = daemon.create("name: \"x\"\nguest_os: \"files\"\ntoken_type: NONE\n");
+    daemon
+        .control()
+        .refused(&["start", &uuid], "CONTAINER_START_EINTERNAL");
+    assert_eq!(fs::read_to_string(outside).unwrap(), "secret");
+}
+
+#[test]
+fn a_volume_that_must_be_encrypted_refuses_to_be_plain() {
+    let mut daemon = Daemon::default();
+    for (name, kind) in [("empty", Type::Empty), ("overlay", Type::OverlayRw)] {
+        daemon.add_guest(name, |guest| {
+            guest.mounts.push(mount(kind, "data", "/data", "ext4"))
+        });
+        let uuid = daemon.create(&format!(
+            "name: \"{name}\"\nguest_os: \"{name}\"\ntoken_type: NONE\n"
+        ));
+        let refused = daemon
+            .control()
+            .refused(&["start", &uuid], "CONTAINER_START_EINTERNAL");
+        assert!(refused.err.contains("must be encrypted"), "{refused:?}");
+        assert!(!daemon.base().join(format!("containers/{uuid}")).exists());
+    }
+}
+
+#[test]
+fn without_a_user_namespace_the_root_is_there_all_the_same() {
+    let daemon = Daemon::default();
+    daemon.create("name: \"x\"\nguest_os: \"busybox\"\ntoken_type: NONE\nuserns: false\n");
+    daemon.control().ok(&["start", "x"]);
+    let facts = daemon.facts("x");
+    assert_eq!(facts["uid_map"][2], "4294967295");
+    assert_eq!(sh(&daemon, "x", "echo x >/etc/x; cat /etc/x").out, "x\n");
+    assert_ne!(sh(&daemon, "x", "echo 1 >/proc/sys/kernel/panic").status, 0);
+}
+
+#[test]
+fn without_a_network_namespace_the_hosts_interfaces_are_there() {
+    let daemon = Daemon::default();
+    for userns in [true, false] {
+        let name = format!("x{userns}");
+        daemon.create(&format!(
+            "name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\nnetns: false\n\
+             userns: {userns}\n"
+        ));
+        daemon.control().ok(&["start", &name]);
+        let ours = fs::read_link("/proc/self/ns/net").unwrap();
+        assert_eq!(
+            daemon.facts(&name)["namespaces"]["net"],
+            ours.to_str().unwrap()
+        );
+    }
+}

@@ -145,7 +145,7 @@ fn a_plain_program_as_init_is_supervised_and_stops_politely() {
     let uuid = daemon.running("plain", "plain");
     assert_eq!(daemon.record(&uuid)["running"]["init"]["supervised"], true);
     // Orphans are collected by process 1.
-    let script = "(sleep 0.2 &) ; sleep 0.6; ps | grep -c ' Z' ";
+    let script = "(sleep 0.2 &) ; sleep 0.6; cat /proc/[0-9]*/stat | grep -c ') Z '";
     let zombies = daemon
         .control()
         .run(&["run", "plain", "nopty", "sh", "-c", script]);

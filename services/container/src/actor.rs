@@ -451,8 +451,7 @@ impl One {
         }
     }
 
-    fn adopted(&mut self, live: Option<Live>, context: &mut Context<Self>) {
-        let Some(live) = live else { return };
+    fn adopted(&mut self, live: Live, context: &mut Context<Self>) {
         // What a dead daemon was about to do to the container is done again or taken back.
         let (state, event) = match live.running.state {
             State::Freezing { setup } => (State::Frozen { setup }, Some(Event::Thaw)),
@@ -494,7 +493,13 @@ impl Actor for One {
         let storage = env.storage.clone();
         let adopt = async move { storage.run(move || launch::adopt(&env, id)).await };
         let adopt = adopt.into_actor(self).map(|adopted, one, context| {
-            one.adopted(adopted.ok().flatten(), context);
+            // A new actor of a container that does not run begins anew.
+            let fresh = |view: &mut View| (view.state, view.started) = (State::Stopped, None);
+            match adopted.ok().flatten() {
+                Some(live) => one.adopted(live, context),
+                None => one.view.send_modify(fresh),
+            }
+            one.view.send_modify(|view| view.known = true);
         });
         // Nothing is answered before it is known whether the container runs. The job asks no actor.
         context.wait(adopt);

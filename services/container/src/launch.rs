@@ -251,7 +251,7 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
     }
     let path = Path::new(SERVICE_SOCKET);
     let in_userns = running.id_slot.is_some();
-    let service = exec::bind_service(&env.program, &pidfd, &running.group, path, in_userns);
+    let service = exec::bind_service(&env.program, &pidfd, path, in_userns);
     let service = service
         .inspect_err(|error| tracing::warn!(container = %id, %error, "the guest cannot report"))
         .ok();

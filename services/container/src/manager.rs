@@ -102,6 +102,7 @@ impl Manager {
         let (tell, view) = watch::channel(View {
             config: loaded.config,
             state: State::Stopped,
+            known: false,
             started: None,
             created: loaded.created,
             trust: loaded.trust,
@@ -112,8 +113,8 @@ impl Manager {
         let presence = self.presence.subscribe();
         spawn(async move {
             let start = |watch| {
-                // Its processes are found by its record; until then it counts as stopped.
-                tell.send_modify(|view| view.state = State::Stopped);
+                // Whether it runs is found out from its record (`One::started`).
+                tell.send_modify(|view| view.known = false);
                 let one = One::start(env.clone(), id, tell.clone(), presence.clone(), watch);
                 bound.bind(&one);
             };
@@ -269,6 +270,13 @@ impl Env {
 }
 
 impl Entry {
+    /// Waits until it is known whether the container runs.
+    async fn known(&self) {
+        let mut view = self.view.clone();
+        // Fails when the actor is given up, and then there is nothing to know.
+        let _ = view.wait_for(|view| view.known).await;
+    }
+
     /// Waits until the state is one of these, or the limit has passed.
     async fn wait_for(&self, wanted: impl Fn(State) -> bool, limit: Instant) -> bool {
         let mut view = self.view.clone();
@@ -315,11 +323,18 @@ impl Actor for Manager {
             env.clean_up_unknown(&loaded).await;
             loaded
         };
-        let load = load.into_actor(self).map(|loaded, manager, _| {
+        let load = load.into_actor(self).then(|loaded, manager, _| {
             tracing::info!(count = loaded.len(), "containers loaded");
             for loaded in loaded {
                 manager.register(loaded);
             }
+            let entries = manager.entries.clone();
+            let known = async move {
+                for entry in entries {
+                    entry.known().await;
+                }
+            };
+            known.into_actor(manager)
         });
         // Nothing is answered from a half-read list. The services asked meanwhile lie below this one and
         // never ask back (bus/order.rs), so the wait cannot become a circle.

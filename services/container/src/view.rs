@@ -13,8 +13,10 @@ use crate::fsm::State;
 pub struct View {
     /// Its configuration.
     pub config: Arc<ContainerConfig>,
-    /// Where it is in its life.
+    /// Where it is in its life; means nothing until `known`.
     pub state: State,
+    /// Whether its actor has looked by now if it runs.
+    pub known: bool,
     /// When it was started, in seconds after boot.
     pub started: Option<u64>,
     /// When it was created, in seconds of Unix time.

@@ -86,15 +86,14 @@ impl Waiter {
 
 fn enter(
     program: &OwnedFd,
-    name: &std::ffi::CStr,
-    group: &Group,
+    group: Option<&Group>,
     order: &ToInit,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(Spawned, FromInit, Vec<OwnedFd>)> {
-    let unified = group.open_unified()?;
-    let spawned = spawn(program, name, None, unified.as_ref())?;
+    let unified = group.map(Group::open_unified).transpose()?.flatten();
+    let spawned = spawn(program, c"cml-enter", None, unified.as_ref())?;
     let answer = group
-        .add_to_v1(spawned.pid)
+        .map_or(Ok(()), |group| group.add_to_v1(spawned.pid))
         .and_then(|()| spawned.release())
         .and_then(|()| spawned.channel.send(order, fds))
         .and_then(|()| spawned.channel.receive::<FromInit>(Some(PATIENCE)));
@@ -135,7 +134,7 @@ pub fn run(
     let plan = plan::seal(enter_plan)?;
     if enter_plan.terminal.is_some() {
         let fds = [plan.as_fd(), init.as_fd()];
-        let (spawned, message, mut fds) = enter(program, c"cml-enter", group, &order, &fds)?;
+        let (spawned, message, mut fds) = enter(program, Some(group), &order, &fds)?;
         return match (message, fds.pop()) {
             (FromInit::Started, Some(master)) => Ok(Running {
                 stdio: Stdio::Terminal(non_blocking(master)?),
@@ -154,7 +153,7 @@ pub fn run(
         out_write.as_fd(),
         err_write.as_fd(),
     ];
-    let (spawned, message, _) = enter(program, c"cml-enter", group, &order, &fds)?;
+    let (spawned, message, _) = enter(program, Some(group), &order, &fds)?;
     match message {
         FromInit::Started => Ok(Running {
             stdio: Stdio::Pipes {
@@ -168,14 +167,14 @@ pub fn run(
     }
 }
 
-/// Binds the service socket of a running container anew, after a restart of the daemon.
+/// Binds the service socket of a running container anew, after a restart of the daemon. The helper stays
+/// out of the container's groups: it runs nothing of the guest's, and in a frozen group it would not run.
 ///
 /// # Errors
 /// The container is gone, or its file system refuses.
 pub fn bind_service(
     program: &OwnedFd,
     init: &OwnedFd,
-    group: &Group,
     path: &Path,
     user_namespace: bool,
 ) -> Result<OwnedFd> {
@@ -183,7 +182,7 @@ pub fn bind_service(
         path: path.to_owned(),
         user_namespace,
     };
-    let (spawned, message, mut fds) = enter(program, c"cml-enter", group, &order, &[init.as_fd()])?;
+    let (spawned, message, mut fds) = enter(program, None, &order, &[init.as_fd()])?;
     let _ = pidfd::wait(&spawned.pidfd, PATIENCE);
     match (message, fds.pop()) {
         (FromInit::Bound, Some(socket)) => Ok(socket),

@@ -34,7 +34,7 @@ unit: deps ## Run the tests that need no daemon
 	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh
 
 integration: programs ## Run the tests of the whole system (as root)
-	integration/clean.sh cargo test --locked -p cml-integration -- --test-threads 6
+	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6
 
 test: unit integration demo ## Run all tests
 

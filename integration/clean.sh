@@ -12,7 +12,7 @@ look() {
     # Named namespaces, and every other one that some process holds.
     ls /run/netns 2>/dev/null || true
     find /sys/fs/cgroup -type d -path '*/cml/*' 2>/dev/null | sort
-    pgrep -x -l 'cmld|cml-init|cml-enter' | cut -d' ' -f2 | sort || true
+    ps -e -o comm= | grep -xE 'cmld|cml-init|cml-enter' | sort || true
 }
 
 look >"$state/before"

@@ -1,1 +1,7 @@
-//! placeholder
+//! Hostile clients, hostile guests, crashes and crowds.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod crashes;
+mod crowds;
+mod garbage;
+mod hostile_guests;

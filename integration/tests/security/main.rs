@@ -1,1 +1,7 @@
-//! placeholder
+//! What a guest must not be able to do, and what nobody may be able to do to the host (anchors.md part C).
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod containment;
+mod executables;
+mod hostile_images;
+mod inheritance;

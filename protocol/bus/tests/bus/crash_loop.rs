@@ -33,7 +33,7 @@ fn giving_up_comes_after_exactly_the_allowed_restarts() {
                 deaths: restarts + 1,
                 within: MINUTE,
             };
-            assert_eq!(rig.supervisor.await.unwrap(), Err(given_up));
+            assert_eq!(rig.ended().await, Err(given_up));
             assert!(rig.started.recv().await.is_none());
             for _ in 0..restarts {
                 let restarted = Event::ServiceRestarted { service: NAME };

@@ -118,7 +118,7 @@ fn an_orderly_end_is_the_end() {
     system(|| async {
         let mut rig = Rig::at_work().await;
         rig.port.end.call(End { orderly: true }).await.unwrap();
-        assert_eq!(rig.supervisor.await.unwrap(), Ok(()));
+        assert_eq!(rig.ended().await, Ok(()));
         assert!(rig.started.recv().await.is_none());
         assert!(rig.events.try_recv().is_err());
         let answer = rig.port.count.call(Count).await;

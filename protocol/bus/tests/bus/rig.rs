@@ -14,8 +14,11 @@ use cml_bus::{
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
+
+/// Far longer than anything here takes: turns a hang into a failure.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The name under which the rig's service is supervised.
 pub const NAME: &str = "rig";
@@ -209,9 +212,16 @@ impl Rig {
         rig
     }
 
+    /// Waits for the event that tells of a restart.
     pub async fn restarted(&mut self) {
         let event = self.events.recv().await.unwrap();
         assert_eq!(event, Event::ServiceRestarted { service: NAME });
+    }
+
+    /// How the supervision ended.
+    pub async fn ended(&mut self) -> Result<(), CrashLoop> {
+        let ended = timeout(PATIENCE, &mut self.supervisor).await;
+        ended.expect("it has ended").unwrap()
     }
 }
 

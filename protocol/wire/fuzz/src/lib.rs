@@ -79,7 +79,10 @@ fn cut_at_once(mut stream: &[u8]) -> (Vec<Vec<u8>>, bool) {
 pub fn control_message(data: &[u8]) {
     if let Ok(request) = frame::decode_request(data) {
         let framed = frame::encode(&request).expect("it came out of a frame");
-        assert_eq!(frame::decode_request(&framed[4..]).ok(), Some(request.clone()));
+        assert_eq!(
+            frame::decode_request(&framed[4..]).ok(),
+            Some(request.clone())
+        );
         let _ = format!("{request:?}");
         let _ = text::print(&request);
     }
@@ -108,9 +111,17 @@ fn text_form<M: Message + Name + Default + Debug + PartialEq>(data: &[u8]) {
     match text::parse::<M>(data) {
         Ok(message) => {
             let file = text::print_file(&message);
-            assert_eq!(text::parse(file.as_bytes()).as_ref(), Ok(&message), "{file}");
+            assert_eq!(
+                text::parse(file.as_bytes()).as_ref(),
+                Ok(&message),
+                "{file}"
+            );
             let shown = text::print(&message);
-            assert_eq!(text::parse(shown.as_bytes()).as_ref(), Ok(&message), "{shown}");
+            assert_eq!(
+                text::parse(shown.as_bytes()).as_ref(),
+                Ok(&message),
+                "{shown}"
+            );
         }
         Err(error) => {
             let lines = 1 + data.iter().filter(|byte| **byte == b'\n').count();

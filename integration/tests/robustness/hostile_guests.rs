@@ -1,0 +1,79 @@
+//! Guests that misbehave: only they have the damage.
+
+use cml_integration::{Daemon, eventually};
+
+fn sh(daemon: &Daemon, script: &str) -> cml_integration::Output {
+    daemon
+        .control()
+        .run(&["run", "web", "nopty", "sh", "-c", script])
+}
+
+#[test]
+fn a_guest_that_floods_its_service_socket_holds_up_nobody() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let socket = "/run/socket/cml-service";
+    // Half headers that stay open, garbage, and far more connections than there are places.
+    let flood = format!(
+        "for i in $(seq 40); do (printf '\\000\\000'; sleep 60) | nc local:{socket} >/dev/null 2>&1 & done; \
+         for i in $(seq 40); do head -c 5000 /dev/urandom | nc local:{socket} >/dev/null 2>&1; done; echo done"
+    );
+    sh(&daemon, &flood);
+    assert_eq!(daemon.state("web"), "RUNNING");
+    daemon.running("other", "busybox");
+}
+
+#[test]
+fn a_guest_that_says_it_booted_while_it_stops_does_not_run_again() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("liar", |guest| {
+        guest.init_path = Some("/bin/sh".into());
+        // On the polite request it reports a boot instead, and goes only later.
+        guest.init_param = vec![
+            "-c".into(),
+            "trap 'timeout 1 probe init service; exit 0' TERM; while :; do sleep 0.1; done".into(),
+        ];
+    });
+    daemon.running("liar", "liar");
+    daemon.control().ok(&["stop", "liar"]);
+    eventually("STOPPED", || match daemon.state("liar").as_str() {
+        "STOPPED" => Some(()),
+        "SHUTDOWN" => None,
+        other => panic!("{other} after a stop"),
+    });
+}
+
+#[test]
+fn a_fork_bomb_dies_with_its_container() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    // 300 processes that each left their session: as much as a test machine bears while others run.
+    sh(
+        &daemon,
+        "for i in $(seq 300); do setsid sleep 4243 & done; true",
+    );
+    daemon.control().ok(&["remove", "web"]);
+    let left = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| {
+            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            words == b"sleep\x004243\x00"
+        });
+    assert_eq!(left.count(), 0);
+    assert!(!std::path::Path::new(&format!("/sys/fs/cgroup/unified/cml/{uuid}")).exists());
+}
+
+#[test]
+fn a_guest_that_covers_its_dev_and_run_can_still_be_entered_or_says_why() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    sh(
+        &daemon,
+        "mount -t tmpfs none /dev; mount -t tmpfs none /run",
+    );
+    let entered = daemon.control().run(&["run", "web", "nopty", "echo", "x"]);
+    assert!(entered.out == "x\n" || entered.status == 126, "{entered:?}");
+    daemon.control().ok(&["stop", "web"]);
+    daemon.wait_for("web", "STOPPED");
+}

@@ -1,0 +1,176 @@
+//! What a guest sees and may do.
+
+use std::{collections::BTreeMap, fs};
+
+use cml_integration::Daemon;
+use serde_json::Value;
+
+fn namespaces(pid: &str) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/ns")).unwrap().flatten();
+    entries
+        .map(|entry| {
+            let target = fs::read_link(entry.path()).unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, target.to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+const NAMESPACES: [&str; 8] = ["mnt", "pid", "uts", "ipc", "net", "user", "cgroup", "time"];
+
+#[test]
+fn a_guest_has_every_namespace_of_its_own_and_commands_join_them_all() {
+    let daemon = Daemon::default();
+    let uuids = [
+        daemon.running("a", "busybox"),
+        daemon.running("b", "busybox"),
+    ];
+    let host = namespaces("self");
+    let guests = uuids
+        .each_ref()
+        .map(|uuid| namespaces(&daemon.init_pid(uuid).to_string()));
+    let command = daemon.facts("a")["namespaces"].clone();
+    for name in NAMESPACES {
+        assert_ne!(guests[0][name], host[name], "{name}");
+        assert_ne!(guests[0][name], guests[1][name], "{name}");
+        assert_eq!(command[name], guests[0][name], "{name}");
+    }
+}
+
+#[test]
+fn a_guest_sees_no_file_system_of_the_host() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let facts = daemon.facts("web");
+    for mount in facts["mounts"].as_array().unwrap() {
+        let (at, kind) = (
+            mount["at"].as_str().unwrap(),
+            mount["type"].as_str().unwrap(),
+        );
+        let expected = match kind {
+            "overlay" => at == "/",
+            "proc" => at == "/proc",
+            "sysfs" => at == "/sys",
+            // Single nodes, and /dev/null over what is masked.
+            "devtmpfs" => mount["root"] != "/",
+            "tmpfs" => {
+                ["/dev", "/dev/shm", "/run"].contains(&at)
+                    || at.starts_with("/proc/")
+                    || at.starts_with("/sys/")
+            }
+            "devpts" => at == "/dev/pts",
+            "mqueue" => at == "/dev/mqueue",
+            _ => false,
+        };
+        assert!(expected, "{mount}");
+    }
+}
+
+#[test]
+fn the_harmless_devices_are_there_and_no_others() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let facts = daemon.facts("web");
+    assert_eq!(
+        facts["devices"],
+        serde_json::json!([
+            "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin",
+            "stdout", "tty", "urandom", "zero"
+        ])
+    );
+    let script = "mknod /run/sda b 8 0; mknod /run/kmsg c 1 11; ls /run/sda /run/kmsg";
+    let made = daemon
+        .control()
+        .run(&["run", "web", "nopty", "sh", "-c", script]);
+    assert_ne!(made.status, 0, "{made:?}");
+}
+
+/// Bits of the capabilities that runtime.md 2.5 takes from every container.
+const DROPPED: [u32; 11] = [9, 15, 16, 19, 20, 28, 30, 31, 32, 33, 34];
+
+fn has(capabilities: &Value, number: u32) -> bool {
+    let bits = u64::from_str_radix(capabilities.as_str().unwrap(), 16).unwrap();
+    bits & (1 << number) != 0
+}
+
+#[test]
+fn capabilities_that_no_guest_needs_are_gone_for_init_and_commands() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.init_pid(&uuid))).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .unwrap();
+    let init = Value::from(line.trim());
+    let facts = daemon.facts("web");
+    for capabilities in [&init, &facts["capabilities"], &facts["effective"]] {
+        for number in DROPPED {
+            assert!(!has(capabilities, number), "capability {number}");
+        }
+        // CAP_CHOWN: the rest is there.
+        assert!(has(capabilities, 0));
+    }
+}
+
+#[test]
+fn files_about_the_whole_machine_read_as_empty_and_sysrq_is_out_of_reach() {
+    let daemon = Daemon::default();
+    for userns in [true, false] {
+        let name = format!("x{userns}");
+        daemon.create(&format!(
+            "name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\nuserns: {userns}\n"
+        ));
+        daemon.control().ok(&["start", &name]);
+        for (file, bytes) in daemon.facts(&name)["masked"].as_object().unwrap() {
+            assert_eq!(bytes, 0, "{file}");
+        }
+        for script in [
+            "echo h >/proc/sysrq-trigger",
+            "echo x >/proc/sys/kernel/core_pattern",
+            "umount /proc/keys && cat /proc/keys | grep .",
+        ] {
+            let done = daemon
+                .control()
+                .run(&["run", &name, "nopty", "sh", "-c", script]);
+            assert_ne!(done.status, 0, "userns {userns}: {script}: {done:?}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_cannot_see_or_kill_what_is_outside() {
+    let daemon = Daemon::default();
+    let other = daemon.running("other", "busybox");
+    daemon.running("web", "busybox");
+    let victim = daemon.init_pid(&other);
+    let script = format!("kill -9 {victim}; kill -9 -1; true");
+    daemon
+        .control()
+        .run(&["run", "web", "nopty", "sh", "-c", &script]);
+    assert_eq!(daemon.state("other"), "RUNNING");
+    assert_eq!(daemon.init_pid(&other), victim);
+    // The helpers of commands are processes of the host.
+    let seen = daemon.control().ok(&["run", "web", "nopty", "ps"]).out;
+    assert!(!seen.contains("cml-enter"), "{seen}");
+}
+
+#[test]
+fn the_control_socket_is_for_root_and_its_group() {
+    use std::os::unix::fs::PermissionsExt;
+    let daemon = Daemon::default();
+    let mode = fs::metadata(daemon.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    for private in [
+        "run/cmld",
+        "base/containers",
+        "base/keys",
+        "base/files_shared",
+    ] {
+        let mode = fs::metadata(daemon.path(private))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "{private}");
+    }
+}

@@ -1,0 +1,54 @@
+//! Nothing of ours that a guest can reach can be changed by it (SEC-01).
+
+use std::fs;
+
+use cml_integration::{Daemon, kit::kit};
+use sha2::{Digest, Sha256};
+
+fn hash() -> Vec<u8> {
+    Sha256::digest(fs::read(&kit().init).unwrap()).to_vec()
+}
+
+#[test]
+fn the_program_behind_process_one_is_out_of_the_guests_reach() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("supervised", |guest| {
+        guest.init_path = Some("/bin/sh".into());
+        guest.init_param = vec!["-c".into(), "while :; do sleep 1; done".into()];
+    });
+    let before = hash();
+    for userns in [true, false] {
+        let name = format!("x{userns}");
+        let uuid = daemon.create(&format!(
+            "name: \"{name}\"\nguest_os: \"supervised\"\ntoken_type: NONE\nuserns: {userns}\n"
+        ));
+        daemon.control().ok(&["start", &name]);
+        // Seen from outside: process 1 is the sealed copy, not the file on disk.
+        let program = fs::read_link(format!("/proc/{}/exe", daemon.init_pid(&uuid))).unwrap();
+        assert!(
+            program.to_str().unwrap().contains("memfd:cml-init"),
+            "{program:?}"
+        );
+        let output = daemon
+            .control()
+            .ok(&["run", &name, "nopty", "probe", "attack", "exe"]);
+        let report: serde_json::Value = serde_json::from_str(&output.out).unwrap();
+        for process in report.as_array().unwrap() {
+            if process["link"]
+                .as_str()
+                .is_some_and(|link| link.starts_with('/') && !process["memfd"].as_bool().unwrap())
+            {
+                // A program of the guest's own.
+                continue;
+            }
+            for success in ["writable", "truncatable", "appendable", "seals_changed"] {
+                assert_eq!(process[success], false, "userns {userns}: {process}");
+            }
+            assert!(
+                process["readable"] == false || process["sealed"] == true,
+                "{process}"
+            );
+        }
+    }
+    assert_eq!(hash(), before);
+}

@@ -125,11 +125,17 @@ fn files_about_the_whole_machine_read_as_empty_and_sysrq_is_out_of_reach() {
         for (file, bytes) in daemon.facts(&name)["masked"].as_object().unwrap() {
             assert_eq!(bytes, 0, "{file}");
         }
-        for script in [
+        let mut attempts = vec![
             "echo h >/proc/sysrq-trigger",
             "echo x >/proc/sys/kernel/core_pattern",
-            "umount /proc/keys && cat /proc/keys | grep .",
-        ] {
+        ];
+        if !userns {
+            // In a user namespace the guest may unmount what was mounted in it and mount procfs anew; there
+            // the kernel's own checks on these files count, as nobody in it is the host's root.
+            attempts.push("umount /proc/keys");
+            attempts.push("mount -t proc none /mnt");
+        }
+        for script in attempts {
             let done = daemon
                 .control()
                 .run(&["run", &name, "nopty", "sh", "-c", script]);
@@ -159,6 +165,7 @@ fn a_guest_cannot_see_or_kill_what_is_outside() {
 fn the_control_socket_is_for_root_and_its_group() {
     use std::os::unix::fs::PermissionsExt;
     let daemon = Daemon::default();
+    daemon.control().ok(&["list"]);
     let mode = fs::metadata(daemon.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
     for private in [

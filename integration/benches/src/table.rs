@@ -1,0 +1,55 @@
+//! The report as people read it.
+
+use std::time::Duration;
+
+use crate::{ours::Report, runtime::Times};
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+/// Prints the report.
+pub fn print(report: &Report) {
+    println!("medians; the ratio is ours to the runtime's, below 1 is faster\n");
+    println!("{:<28}{:>12}{:>20}{:>20}", "", "ours", "crun", "runc");
+    let rows: [(&str, fn(&Times) -> Duration); 3] = [
+        ("start until running", |times| times.start),
+        ("run true", |times| times.exec),
+        ("stop until gone", |times| times.stop),
+    ];
+    for (name, pick) in rows {
+        let ours = pick(&report.ours);
+        print!("{name:<28}{:>12}", milliseconds(ours));
+        for (_, times) in &report.others {
+            let theirs = pick(times);
+            let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+            print!("{:>20}", format!("{} ({ratio:.2})", milliseconds(theirs)));
+        }
+        println!();
+    }
+    let more = [
+        ("PIN derivation", milliseconds(report.pin)),
+        (
+            "list, 4 containers",
+            format!("{} us", report.list.as_micros()),
+        ),
+        (
+            "daemon idle, RSS",
+            format!("{:.1} MiB", report.idle_kib as f64 / 1024.0),
+        ),
+        (
+            "more per running container",
+            format!("{} KiB", report.per_container_kib),
+        ),
+        ("200 containers, one by one", milliseconds(report.crowd)),
+    ];
+    println!();
+    for (name, value) in more {
+        println!("{name:<28}{value:>12}");
+    }
+    println!(
+        "\nstart and run are whole processes, client included; the runtimes start from an unpacked\n\
+         directory, ours from a verified image that a sibling container uses already. stop is the\n\
+         client and the polite end of the guest; for the runtimes it is `delete --force`."
+    );
+}

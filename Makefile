@@ -45,8 +45,8 @@ lint: deps ## Lint; warnings are errors
 bench: build ## Measure, side by side with crun and runc
 	@integration/deps.sh $(BENCH_PACKAGES)
 	$(STATIC) --release -p cml-probe
-	@install -D target/$(HOST)/release/cml-probe target/release/static/cml-probe
-	cargo run --release --locked -p cml-bench -- target/release
+	@install -D -t target/release/static target/$(HOST)/release/cml-init target/$(HOST)/release/cml-probe
+	cargo run --release --locked -p cml-bench
 
 debian: build ## Build a Debian guest with systemd into out/ (minutes, needs a package mirror)
 	@integration/deps.sh debootstrap

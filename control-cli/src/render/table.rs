@@ -2,7 +2,7 @@
 
 use cml_wire::{
     proto::{
-        ContainerStatus, ContainerTrust, DaemonToController, GuestOsConfig,
+        ContainerState, ContainerStatus, ContainerTrust, DaemonToController, GuestOsConfig,
         daemon_to_controller::Code,
     },
     text,
@@ -31,7 +31,11 @@ fn containers(all: &[ContainerStatus]) -> String {
         [
             printable(&one.name),
             state_name(one.state).into(),
-            uptime(one.uptime),
+            match one.state() {
+                // Never run, or ended.
+                ContainerState::Stopped => "-".into(),
+                _ => uptime(one.uptime),
+            },
             printable(&one.guestos),
             name!(ContainerTrust, one.trust_level).into(),
             printable(&one.uuid),
@@ -103,8 +107,7 @@ fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; 
 fn uptime(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
-        0 => "-".into(),
-        1..60 => format!("{seconds}s"),
+        0..60 => format!("{seconds}s"),
         60..3600 => format!("{minutes}m {}s", seconds % 60),
         3600..86_400 => format!("{hours}h {}m", minutes % 60),
         _ => format!("{days}d {}h", hours % 24),
@@ -121,7 +124,7 @@ mod tests {
         assert_eq!(
             texts,
             [
-                "-", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h", "1d 1h"
+                "0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h", "1d 1h"
             ]
         );
     }

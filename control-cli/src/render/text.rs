@@ -21,6 +21,7 @@ fn without_extensions(reply: &DaemonToController) -> DaemonToController {
         exec_status: None,
         exec_stderr: None,
         pin_required: None,
+        progress: None,
         ..reply.clone()
     }
 }

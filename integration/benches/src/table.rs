@@ -12,16 +12,13 @@ fn milliseconds(time: Duration) -> String {
 pub fn print(report: &Report) {
     println!("medians; the ratio is ours to the runtime's, below 1 is faster\n");
     println!("{:<28}{:>12}{:>20}{:>20}", "", "ours", "crun", "runc");
-    let rows: [(&str, fn(&Times) -> Duration); 3] = [
-        ("start until running", |times| times.start),
-        ("run true", |times| times.exec),
-        ("stop until gone", |times| times.stop),
-    ];
-    for (name, pick) in rows {
-        let ours = pick(&report.ours);
+    let rows = |times: &Times| [times.start, times.exec, times.stop];
+    let names = ["start until running", "run true", "stop until gone"];
+    for (row, name) in names.into_iter().enumerate() {
+        let ours = rows(&report.ours)[row];
         print!("{name:<28}{:>12}", milliseconds(ours));
         for (_, times) in &report.others {
-            let theirs = pick(times);
+            let theirs = rows(times)[row];
             let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
             print!("{:>20}", format!("{} ({ratio:.2})", milliseconds(theirs)));
         }

@@ -141,7 +141,6 @@ pub fn compose(
         handed.container_token,
         handed.container_guestos,
         events.clone(),
-        tell.clone(),
     )?;
     let port = ports.container.clone();
     keep("container", &events, &tell, move |watch| {

@@ -1,13 +1,18 @@
 //! The log: standard error for whoever runs the daemon, and a file per day.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, IsTerminal},
     path::Path,
 };
 
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// What is logged, if not `info`.
 const VARIABLE: &str = "CML_LOG";
@@ -26,7 +31,7 @@ pub fn start(dir: &Path) -> io::Result<()> {
         .max_log_files(FILES_KEPT)
         .build(dir)
         .map_err(io::Error::other)?;
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(env::var(VARIABLE).ok().as_deref());
     let terminal = fmt::layer()
         .with_writer(io::stderr)
         .with_target(false)
@@ -37,4 +42,29 @@ pub fn start(dir: &Path) -> io::Result<()> {
         .with(fmt::layer().with_writer(files).with_ansi(false))
         .init();
     Ok(())
+}
+
+/// A level, or levels per part of the daemon: `debug`, `info,cml_container=trace`. Nonsense counts as
+/// nothing: a device must not refuse to run because of its log.
+fn filter(wish: Option<&str>) -> Targets {
+    wish.and_then(|wish| wish.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn levels_are_set_for_all_or_for_a_part_and_nonsense_is_info() {
+        let one = filter(Some("info,cml_container=trace"));
+        assert!(one.would_enable("cml_container::actor", &Level::TRACE));
+        assert!(!one.would_enable("cml_gateway", &Level::DEBUG));
+        for nonsense in [None, Some("x=loud")] {
+            assert!(filter(nonsense).would_enable("x", &Level::INFO));
+            assert!(!filter(nonsense).would_enable("x", &Level::DEBUG));
+        }
+    }
 }

@@ -16,11 +16,9 @@ use cml_bus::{
     blocking::{JobDied, Pool},
     error::BusError,
     event::Events,
-    supervisor::CrashLoop,
 };
 use cml_sys::{cgroup::Hierarchies, host};
 use cml_wire::proto::ContainerConfig;
-use tokio::sync::mpsc;
 
 use crate::{ids::Slots, record::Records, store::Store};
 
@@ -56,8 +54,6 @@ pub struct Env {
     pub(crate) slots: Slots,
     pub(crate) store: Store,
     pub(crate) records: Records,
-    /// A container actor that dies again and again is reported here.
-    pub(crate) fatal: mpsc::UnboundedSender<CrashLoop>,
 }
 
 impl Env {
@@ -70,7 +66,6 @@ impl Env {
         token: TokenPort,
         guestos: GuestOsPort,
         events: Events,
-        fatal: mpsc::UnboundedSender<CrashLoop>,
     ) -> Result<Arc<Self>, ContainerError> {
         let program = host::load_init(&settings.init).map_err(|error| ContainerError::Store {
             path: settings.init.display().to_string(),
@@ -92,7 +87,6 @@ impl Env {
             hierarchies,
             program,
             slots: Slots::default(),
-            fatal,
             settings,
         };
         private_dir(&env.shared_files())?;

@@ -17,6 +17,8 @@ mod manager;
 mod plan;
 mod record;
 mod store;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use env::{Env, Settings};

@@ -15,6 +15,7 @@ use cml_bus::{
         guestos::Find,
         token::VerifySignature,
     },
+    error::BusError,
     event::Event,
     id::ContainerId,
     supervisor::{Throttle, Watch, supervise},
@@ -41,6 +42,9 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 /// How long all containers together may take to stop when the daemon ends: the limit of one and a little
 /// (runtime.md 0.5).
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(55);
+
+/// The name under which the actors of single containers are supervised.
+const ONE: &str = "container.one";
 
 /// A container that the service knows.
 #[derive(Debug, Clone)]
@@ -118,11 +122,11 @@ impl Manager {
                 let one = One::start(env.clone(), id, tell.clone(), presence.clone(), watch);
                 bound.bind(&one);
             };
-            let ended =
-                supervise("container", Throttle::default(), env.events.clone(), start).await;
+            let ended = supervise(ONE, Throttle::default(), env.events.clone(), start).await;
             bound.clear();
-            if let Err(crash_loop) = ended {
-                let _ = env.fatal.send(crash_loop);
+            if let Err(error) = ended {
+                tracing::error!(container = %id, %error, "only removing it helps");
+                tell.send_modify(|view| (view.state, view.known) = (State::Zombie, true));
             }
         });
         self.entries.push(Entry { id, port, view });
@@ -297,7 +301,11 @@ impl Entry {
             }
             self.wait_for(State::is_at_rest, limit).await;
         }
-        self.port.retire.call(Retire).await
+        match self.port.retire.call(Retire).await {
+            // An actor that was given up is gone already.
+            Err(ContainerError::Bus(BusError::Unbound(_))) => Ok(()),
+            other => other,
+        }
     }
 
     /// Asks the container to stop and waits until it has.
@@ -521,4 +529,23 @@ passed_on! {
     Stop => (), stop, false;
     SetFrozen => (), set_frozen, true;
     Exec => ExecSession, exec, true;
+}
+
+/// Makes the service panic.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct Panic;
+
+#[cfg(test)]
+impl cml_bus::actor::Message for Panic {
+    type Result = ();
+}
+
+#[cfg(test)]
+impl Handler<Panic> for Manager {
+    type Result = ();
+
+    fn handle(&mut self, _: Panic, _: &mut Context<Self>) {
+        panic!("on purpose");
+    }
 }

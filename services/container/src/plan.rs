@@ -1,7 +1,10 @@
 //! From two configurations to a [`LaunchPlan`]: pure, so that a change of what a container gets shows up
 //! as a changed snapshot.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use cml_bus::api::guestos::{ImageLease, ResolvedMount};
 use cml_sys::{
@@ -102,10 +105,7 @@ pub fn launch(
             });
         }
     }
-    if !planned
-        .iter()
-        .any(|mount| mount.target == PathBuf::from("/"))
-    {
+    if !planned.iter().any(|mount| mount.target == Path::new("/")) {
         return Err(PlanError::NoRoot);
     }
     if trees.len() > TREES_MAX {

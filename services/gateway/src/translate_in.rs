@@ -100,6 +100,9 @@ pub enum Refusal {
     /// A field has a value that means nothing.
     #[error("the field `{1}` is out of range")]
     OutOfRange(Command, &'static str),
+    /// A field whose wish this daemon cannot fulfil yet; ignoring it would do something else.
+    #[error("the field `{1}` is not available in this version")]
+    FieldNotServed(Command, &'static str),
     /// It came while a command ran on the connection and is too large to be kept until its end.
     #[error("command {0} is too large to wait for the running one; use another connection")]
     TooLargeToWait(i32),
@@ -222,6 +225,13 @@ fn exec(command: Command, message: &mut ControllerToDaemon) -> Result<ExecReques
         .ok_or(Refusal::Missing(command, "exec_pty"))?;
     if message.exec_args.is_empty() {
         return Err(Refusal::Missing(command, "exec_args"));
+    }
+    if message
+        .exec_user
+        .as_ref()
+        .is_some_and(|user| !user.is_empty())
+    {
+        return Err(Refusal::FieldNotServed(command, "exec_user"));
     }
     let terminal = if pty {
         Some(WindowSize {
@@ -416,6 +426,10 @@ mod tests {
         assert_eq!(
             refused(|message| message.exec_args.clear()),
             Refusal::Missing(command, "exec_args")
+        );
+        assert_eq!(
+            refused(|message| message.exec_user = Some("nobody".into())),
+            Refusal::FieldNotServed(command, "exec_user")
         );
         assert_eq!(
             refused(|message| message.exec_cols = Some(65_536)),

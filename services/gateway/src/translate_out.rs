@@ -67,12 +67,12 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
             failure(Response::ContainerStartEexist, text)
         }
         Refusal::Missing(Command::CreateContainer, _) => empty_config(text),
-        Refusal::Missing(Command::ContainerExecCmd, "exec_args") => {
-            exec_end(CANNOT_RUN, Some(text))
-        }
+        Refusal::Missing(Command::ContainerExecCmd, "exec_args")
+        | Refusal::FieldNotServed(Command::ContainerExecCmd, _) => exec_end(CANNOT_RUN, Some(text)),
         Refusal::NoContainer(_)
         | Refusal::Missing(..)
         | Refusal::OutOfRange(..)
+        | Refusal::FieldNotServed(..)
         | Refusal::TooLargeToWait(_) => failure(Response::CmdFailed, text),
     })
 }

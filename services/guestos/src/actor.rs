@@ -144,7 +144,7 @@ impl Loader {
     }
 }
 
-/// Cuts a hostile or overlong name down to what an error message can carry.
+/// A hostile or overlong name is cut down to what an error message can carry.
 fn find(catalogue: &Catalogue, name: &str, version: Version) -> Result<Installed, GuestOsError> {
     select(catalogue, name, version)
         .cloned()

@@ -22,14 +22,17 @@ use tokio::sync::Mutex;
 
 use crate::store;
 
+/// The lease on one image, as long as somebody holds it. The lock makes two starts at the same time verify
+/// the image once.
+type Slot = Arc<Mutex<Weak<ImageLease>>>;
+
 /// The images that are mounted.
 #[derive(Debug, Clone)]
 pub struct Images {
     store: PathBuf,
     mounts: PathBuf,
     pool: Pool,
-    /// One lock per image: two starts at the same time verify it once.
-    live: Arc<Mutex<HashMap<PathBuf, Arc<Mutex<Weak<ImageLease>>>>>>,
+    live: Arc<Mutex<HashMap<PathBuf, Slot>>>,
 }
 
 /// What an image must be, and where it goes.

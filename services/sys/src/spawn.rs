@@ -148,26 +148,30 @@ impl Child {
     unsafe fn run(&self) -> ! {
         // SAFETY: every call is an async-signal-safe system call on descriptors that the parent prepared.
         unsafe {
-            let mut byte = 0_u8;
-            // In a new user namespace nobody is root before the parent has written the id maps, and an
-            // exec before that would lose all capabilities.
-            if libc::read(self.channel, (&raw mut byte).cast(), 1) != 1 {
-                libc::_exit(127);
-            }
-            let failed = self.user
-                && (libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) != 0
-                    || libc::syscall(libc::SYS_setresgid, 0, 0, 0) != 0
-                    || libc::syscall(libc::SYS_setresuid, 0, 0, 0) != 0);
-            if failed
-                || libc::dup2(self.null, 0) < 0
+            // First of all let go of everything else that the daemon has open: if it dies now, its clients, its
+            // lock and the other end of this channel must be gone with it.
+            if libc::dup2(self.null, 0) < 0
                 || libc::dup2(self.null, 1) < 0
                 || libc::dup2(self.null, 2) < 0
                 || libc::dup2(self.channel, CHANNEL_FD) < 0
                 || libc::dup3(self.program, PROGRAM_FD, libc::O_CLOEXEC) < 0
+                || libc::syscall(libc::SYS_close_range, PROGRAM_FD + 1, libc::c_uint::MAX, 0) < 0
             {
                 libc::_exit(126);
             }
-            libc::syscall(libc::SYS_close_range, PROGRAM_FD + 1, libc::c_uint::MAX, 0);
+            let mut byte = 0_u8;
+            // In a new user namespace nobody is root before the parent has written the id maps, and an
+            // exec before that would lose all capabilities.
+            if libc::read(CHANNEL_FD, (&raw mut byte).cast(), 1) != 1 {
+                libc::_exit(127);
+            }
+            if self.user
+                && (libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) != 0
+                    || libc::syscall(libc::SYS_setresgid, 0, 0, 0) != 0
+                    || libc::syscall(libc::SYS_setresuid, 0, 0, 0) != 0)
+            {
+                libc::_exit(126);
+            }
             // Ignored signals survive an exec, handlers do not. The Rust runtime ignores SIGPIPE.
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
             let mut none: libc::sigset_t = std::mem::zeroed();
@@ -195,5 +199,37 @@ impl Spawned {
         rustix::net::send(&self.channel, &[1], rustix::net::SendFlags::NOSIGNAL)
             .context("release", "new process")?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{fs, time::Duration};
+
+    use super::*;
+    use crate::pidfd::{self, Ended};
+
+    /// A daemon that dies between clone and exec must not leave a process that keeps its clients, its lock
+    /// and its own channel open for ever.
+    #[test]
+    fn a_process_that_waits_holds_nothing_of_the_daemon_and_ends_with_it() {
+        let program = File::open("/bin/true").unwrap().into();
+        let spawned = spawn(&program, c"waits", None, None).unwrap();
+        let dir = format!("/proc/{}/fd", spawned.pid);
+        let open = || {
+            let names = fs::read_dir(&dir).unwrap().flatten();
+            let mut names: Vec<_> = names.map(|name| name.file_name()).collect();
+            names.sort();
+            names
+        };
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while open() != ["0", "1", "2", "3", "4"] && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(open(), ["0", "1", "2", "3", "4"]);
+        drop(spawned.channel);
+        let ended = pidfd::wait(&spawned.pidfd, Duration::from_secs(20)).unwrap();
+        assert_eq!(ended, Ended::Exited(127));
     }
 }

@@ -6,6 +6,7 @@ mod command_line;
 mod configuration;
 mod exec;
 mod freezer;
+mod groups;
 mod guests;
 mod lifecycle;
 mod pin;

@@ -1,6 +1,9 @@
 //! Guests that misbehave: only they have the damage.
 
+use std::time::{Duration, Instant};
+
 use cml_integration::{Daemon, eventually};
+use cml_wire::proto::guest_os_config::InitMode;
 
 fn sh(daemon: &Daemon, script: &str) -> cml_integration::Output {
     daemon
@@ -76,4 +79,20 @@ fn a_guest_that_covers_its_dev_and_run_can_still_be_entered_or_says_why() {
     assert!(entered.out == "x\n" || entered.status == 126, "{entered:?}");
     daemon.control().ok(&["stop", "web"]);
     daemon.wait_for("web", "STOPPED");
+}
+
+#[test]
+fn a_guest_that_ignores_every_request_is_killed_in_the_end() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("stubborn", |guest| {
+        guest.init_path = Some("/bin/probe".into());
+        guest.init_param = vec!["init".into(), "stubborn".into()];
+        guest.set_init_mode(InitMode::InitExec);
+    });
+    daemon.running("stubborn", "stubborn");
+    daemon.control().ok(&["stop", "stubborn"]);
+    let asked = Instant::now();
+    // 45 s by the constant of the existing system (runtime.md 0.5); `eventually` waits longer.
+    daemon.wait_for("stubborn", "STOPPED");
+    assert!(asked.elapsed() > Duration::from_secs(10), "it got its time");
 }

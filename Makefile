@@ -36,7 +36,7 @@ unit: deps ## Run the tests that need no daemon
 integration: programs ## Run the tests of the whole system (as root)
 	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6
 
-test: unit integration demo ## Run all tests
+test: lint unit integration demo ## Run all tests
 
 lint: deps ## Lint; warnings are errors
 	cargo fmt --all --check
@@ -48,7 +48,7 @@ bench: build ## Measure, side by side with crun and runc
 	@install -D -t target/release/static target/$(HOST)/release/cml-init target/$(HOST)/release/cml-probe
 	cargo run --release --locked -p cml-bench
 
-debian: build ## Build a Debian guest with systemd into out/ (minutes, needs a package mirror)
+debian: deps ## Build a Debian guest with systemd into out/ (minutes, needs a package mirror)
 	@integration/deps.sh debootstrap
 	images/pki/make-pki.sh $(OUT)/pki
 	images/debian/build.sh $(OUT)/operatingsystems --key $(OUT)/pki/ssig_cml.key --cert $(OUT)/pki/ssig_cml.cert

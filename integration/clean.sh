@@ -9,12 +9,13 @@ trap 'rm -rf "$state"' EXIT
 look() {
     awk '{print $5, $9, $10}' /proc/self/mountinfo | sort
     losetup -n -O BACK-FILE -l 2>/dev/null | sort
-    # Named namespaces, and every other one that some process holds.
+    # Network namespaces: named ones, and all that some process is in.
     ls /run/netns 2>/dev/null || true
+    lsns -t net -n -o NS 2>/dev/null | sort
     find /sys/fs/cgroup -type d -path '*/cml/*' 2>/dev/null | sort
-    # pgrep takes patterns of 15 bytes only.
-    # shellcheck disable=SC2009
-    ps -e -o comm= | grep -xE 'cmld|cml-init|cml-enter' | sort || true
+    # The daemon, and every process that still is the sealed copy of cml-init.
+    find /proc -maxdepth 2 -name exe \( -lname '*/cmld' -o -lname '*memfd:cml-init*' \) 2>/dev/null |
+        wc -l
 }
 
 look >"$state/before"

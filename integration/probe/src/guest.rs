@@ -49,6 +49,27 @@ fn ask(stream: &mut UnixStream, code: Ask) -> CmldToServiceMessage {
     frame::read_frame(stream).unwrap().unwrap()
 }
 
+/// Opens far more service connections than there are places, with half headers and with garbage, and tells
+/// how many the socket took.
+pub fn flood() {
+    let mut open = Vec::new();
+    for round in 0..60_u32 {
+        let Ok(mut stream) = UnixStream::connect(SOCKET) else {
+            continue;
+        };
+        let garbage = round.to_le_bytes().repeat(1000);
+        let bytes = if round % 2 == 0 {
+            &garbage[..2]
+        } else {
+            &garbage
+        };
+        // The other side may have closed it by now.
+        let _ = stream.write_all(bytes);
+        open.push(stream);
+    }
+    println!("{}", open.len());
+}
+
 /// As the first process of its namespace it handles no signal, so none reaches it.
 pub fn ignore_everything() -> ! {
     loop {

@@ -18,10 +18,11 @@ fn main() {
         ["init", "silent"] => guest::serve(false),
         ["init", "stubborn"] => guest::ignore_everything(),
         ["init", "exit", status] => exit(status.parse().unwrap()),
+        ["flood", "service"] => guest::flood(),
         ["fill", bytes] => guest::fill(bytes.parse().unwrap()),
         _ => {
             eprintln!(
-                "usage: probe facts | attack exe | init service|silent|stubborn | init exit N | fill N"
+                "usage: probe facts | attack exe | init service|silent|stubborn | init exit N | flood service | fill N"
             );
             exit(2);
         }

@@ -85,3 +85,16 @@ fn a_provisioned_device_refuses_what_is_not_on_the_list() {
     assert_eq!(state.value("device_is_provisioned"), "true");
     daemon.control().ok(&["stop", "web"]);
 }
+
+#[test]
+fn the_daemon_ends_without_waiting_for_long_work() {
+    let mut daemon = Daemon::new(Setup {
+        token: false,
+        ..Setup::default()
+    });
+    // It has just begun to make a key, which takes seconds.
+    assert!(daemon.stop().success());
+    assert!(!daemon.base().join("tokens/device.p12").exists());
+    daemon.start();
+    daemon.control().ok(&["list"]);
+}

@@ -169,3 +169,69 @@ fn a_container_whose_guest_os_is_gone_is_listed_and_says_so_when_started() {
         .refused(&["start", "x"], "CONTAINER_START_EINTERNAL");
     assert!(refused.err.contains("not installed"), "{refused:?}");
 }
+
+#[test]
+fn reloads_creations_and_removals_at_the_same_time_lose_and_double_nothing() {
+    let daemon = Daemon::default();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let uuids = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    daemon.control().ok(&["reload"]);
+                }
+            });
+        }
+        let mut kept = Vec::new();
+        for index in 0..30 {
+            let uuid = daemon.create(&format!(
+                "name: \"c{index}\"\nguest_os: \"busybox\"\ntoken_type: NONE\n"
+            ));
+            if index % 3 == 0 {
+                daemon.control().ok(&["remove", &uuid]);
+                continue;
+            }
+            if index % 3 == 1 {
+                daemon.control().ok(&["start", &uuid]);
+            }
+            kept.push(uuid);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        kept
+    });
+    let listed = daemon.control().ok(&["list"]).out;
+    let listed: Vec<_> = listed
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("uuid: "))
+        .map(|uuid| uuid.trim_matches('"').to_owned())
+        .collect();
+    assert_eq!(listed.len(), uuids.len(), "{listed:?}");
+    for uuid in &uuids {
+        assert!(listed.contains(uuid));
+    }
+    assert!(
+        !daemon.log().contains("adopted"),
+        "no container got a second actor"
+    );
+}
+
+#[test]
+fn reload_takes_in_a_guest_os_that_was_put_into_the_store() {
+    let mut daemon = Daemon::prepared(Setup::default());
+    daemon.add_guest("later", |_| {});
+    let hidden = daemon.path("later-1.conf");
+    let conf = daemon.store().join("later-1.conf");
+    fs::rename(&conf, &hidden).unwrap();
+    daemon.start();
+    let has = |daemon: &Daemon| {
+        daemon
+            .control()
+            .ok(&["list_guestos"])
+            .out
+            .contains("\"later\"")
+    };
+    assert!(!has(&daemon));
+    fs::rename(&hidden, &conf).unwrap();
+    daemon.control().ok(&["reload"]);
+    assert!(has(&daemon));
+}

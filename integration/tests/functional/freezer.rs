@@ -1,32 +1,63 @@
 //! Freezing and thawing.
 
-use cml_integration::Daemon;
+use cml_integration::{Daemon, eventually};
+use cml_wire::proto::guest_os_config::InitMode;
 
 #[test]
 fn a_frozen_container_does_nothing_until_it_is_thawed() {
-    let daemon = Daemon::default();
-    let uuid = daemon.running("web", "busybox");
+    let mut daemon = Daemon::default();
+    daemon.add_guest("busy", |guest| {
+        guest.init_path = Some("/bin/sh".into());
+        guest.init_param = vec!["-c".into(), "while :; do :; done".into()];
+        guest.set_init_mode(InitMode::InitExec);
+        guest.stop_signal = Some("KILL".into());
+    });
+    let uuid = daemon.running("busy", "busy");
     let control = daemon.control();
-    control.ok(&["freeze", "web"]);
-    assert_eq!(daemon.state("web"), "FROZEN");
-    control.ok(&["freeze", "web"]);
-    let ticks = |daemon: &Daemon| {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.init_pid(&uuid)));
-        stat.unwrap()
-            .split(' ')
-            .skip(13)
-            .take(2)
-            .collect::<Vec<_>>()
-            .join(" ")
+    let pid = daemon.init_pid(&uuid);
+    // User and system time, fields 14 and 15 of proc_pid_stat(5).
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<_> = stat.split(' ').map(ToOwned::to_owned).collect();
+        fields[13].parse::<u64>().unwrap() + fields[14].parse::<u64>().unwrap()
     };
-    let before = ticks(&daemon);
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    assert_eq!(ticks(&daemon), before);
-    let refused = control.run(&["run", "web", "nopty", "true"]);
+    let before = ticks();
+    eventually("it works", || (ticks() > before).then_some(()));
+    control.ok(&["freeze", "busy"]);
+    assert_eq!(daemon.state("busy"), "FROZEN");
+    control.ok(&["freeze", "busy"]);
+    let frozen = ticks();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(ticks(), frozen);
+    let refused = control.run(&["run", "busy", "nopty", "true"]);
     assert_eq!(refused.status, 126, "{refused:?}");
-    control.ok(&["unfreeze", "web"]);
-    assert_eq!(daemon.state("web"), "RUNNING");
-    control.ok(&["run", "web", "nopty", "true"]);
+    control.ok(&["unfreeze", "busy"]);
+    assert_eq!(daemon.state("busy"), "RUNNING");
+    eventually("it works again", || (ticks() > frozen).then_some(()));
+    control.ok(&["run", "busy", "nopty", "true"]);
+}
+
+#[test]
+fn freezing_and_thawing_at_the_same_time_leaves_no_doubt() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    for _ in 0..15 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| daemon.control().ok(&["freeze", "web"]));
+            scope.spawn(|| daemon.control().ok(&["unfreeze", "web"]));
+        });
+        // Whatever came last, the kernel and the state agree.
+        if daemon.state("web") == "FROZEN" {
+            daemon.control().ok(&["unfreeze", "web"]);
+        }
+        assert_eq!(
+            daemon
+                .control()
+                .ok(&["run", "web", "nopty", "echo", "x"])
+                .out,
+            "x\n"
+        );
+    }
 }
 
 #[test]

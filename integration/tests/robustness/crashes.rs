@@ -29,17 +29,30 @@ fn a_daemon_killed_at_any_moment_of_a_start_leaves_nothing_undecided() {
             daemon.control().ok(&["start", "x"]);
         }
         let pid = daemon.init_pid(&uuid);
-        // Nothing but the one guest is in the group.
-        let group = format!("/sys/fs/cgroup/unified/cml/{uuid}/cgroup.procs");
-        if let Ok(members) = std::fs::read_to_string(group) {
-            assert!(
-                members.lines().any(|line| line == pid.to_string()),
-                "{moment}"
-            );
-        }
+        assert_eq!(inits(&uuid), [pid], "{moment}");
         kill(pid);
         daemon.wait_for("x", "STOPPED");
     }
+}
+
+/// Every process of the container that is the first of its PID namespace.
+fn inits(uuid: &str) -> Vec<u32> {
+    let group = format!("/cml/{uuid}");
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let read = |file| std::fs::read_to_string(entry.path().join(file)).ok();
+            let status = read("status")?;
+            let numbers = status
+                .lines()
+                .find_map(|line| line.strip_prefix("NSpid:"))?;
+            let inside = numbers.split_whitespace().last()?;
+            // One that was killed and waits to be collected runs nothing any more.
+            let alive = !status.contains("State:\tZ");
+            (alive && inside == "1" && read("cgroup")?.contains(&group)).then_some(pid)
+        })
+        .collect()
 }
 
 fn kill(pid: u32) {

@@ -110,3 +110,70 @@ fn what_the_image_has_for_dev_null_is_not_used_for_masking() {
         assert_eq!(bytes, 0, "{file}");
     }
 }
+
+#[test]
+fn a_signed_configuration_cannot_mount_directories_of_the_host() {
+    let mut daemon = Daemon::prepared(cml_integration::Setup::default());
+    for (name, fs_type, data) in [
+        ("overlay", "overlay", "lowerdir=/etc:/root"),
+        ("device", "ext4", "journal_path=/dev/loop0"),
+        ("proc", "proc", ""),
+    ] {
+        daemon.add_guest(name, |guest| {
+            let mut mount = guest.mounts[0].clone();
+            mount.set_mount_type(cml_wire::proto::guest_os_mount::Type::Shared);
+            mount.mount_point = "/host".into();
+            mount.fs_type = fs_type.into();
+            mount.mount_data = Some(data.into());
+            guest.mounts.push(mount);
+        });
+    }
+    daemon.start();
+    let listed = daemon.control().ok(&["list_guestos"]).out;
+    assert!(listed.contains("name: \"busybox\""));
+    for name in ["overlay", "device", "proc"] {
+        assert!(!listed.contains(&format!("name: \"{name}\"")), "{name}");
+        daemon.wait_for_log(&format!("guestos=\"{name}-1\""));
+    }
+}
+
+#[test]
+fn fifos_links_and_devices_in_the_stores_hold_up_nobody() {
+    let mut daemon = Daemon::prepared(cml_integration::Setup::default());
+    let odd = |at: &Path| {
+        let made = Command::new("mkfifo").arg(at).status().unwrap();
+        assert!(made.success());
+    };
+    fs::create_dir(daemon.store().join("odd-1")).unwrap();
+    for suffix in ["conf", "sig", "cert"] {
+        odd(&daemon.store().join(format!("odd-1.{suffix}")));
+    }
+    fs::create_dir(daemon.store().join("endless-1")).unwrap();
+    symlink("/dev/zero", daemon.store().join("endless-1.conf")).unwrap();
+    let containers = daemon.base().join("containers");
+    fs::create_dir_all(&containers).unwrap();
+    odd(&containers.join("22222222-2222-4222-8222-222222222222.conf"));
+    daemon.add_guest("file", |guest| {
+        let mut mount = guest.mounts[0].clone();
+        mount.set_mount_type(cml_wire::proto::guest_os_mount::Type::BindFile);
+        mount.image_file = "odd".into();
+        mount.mount_point = "/mnt/odd".into();
+        guest.mounts.push(mount);
+    });
+    daemon.add_guest("image", |_| {});
+    daemon.start();
+    daemon.control().ok(&["list"]);
+    odd(&daemon.base().join("files_shared/odd"));
+    let image = daemon.store().join("image-1/root.img");
+    fs::remove_file(&image).unwrap();
+    odd(&image);
+    for name in ["file", "image"] {
+        let config = format!("name: \"{name}\"\nguest_os: \"{name}\"\ntoken_type: NONE\n");
+        let uuid = daemon.create(&config);
+        let refused = daemon
+            .control()
+            .refused(&["start", &uuid], "CONTAINER_START_EINTERNAL");
+        assert!(refused.err.contains("regular file"), "{refused:?}");
+    }
+    daemon.running("web", "busybox");
+}

@@ -1,6 +1,6 @@
 //! What the device says about itself: `device.conf` and the provisioned flag (protocol.md 2.6, 7.3).
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use cml_wire::{
     proto::{DeviceConfig, device_config::ProvisionedProfile},
@@ -48,9 +48,9 @@ impl Device {
     pub fn read(conf: &Path, base: &Path) -> Result<Self, DeviceError> {
         let path = conf.join("device.conf");
         let shown = path.display().to_string();
-        let bytes = fs::read(&path).map_err(|source| DeviceError::Unreadable {
+        let bytes = cml_sys::file::read(&path).map_err(|error| DeviceError::Unreadable {
             path: shown.clone(),
-            source,
+            source: error.source,
         })?;
         let config = text::parse(&bytes).map_err(|source| DeviceError::Invalid {
             path: shown,
@@ -77,6 +77,8 @@ impl Device {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ mod device;
 mod log;
 mod socket;
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, process::exit};
 
 use args::Args;
 use clap::Parser;
@@ -18,24 +18,24 @@ use device::Device;
 use socket::RunDir;
 use tokio::{
     select,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
+/// The reason is on standard error.
+const CANNOT_START: i32 = 1;
 /// sysexits.h, EX_SOFTWARE: a service died again and again.
-const CRASH_LOOP: u8 = 70;
+const CRASH_LOOP: i32 = 70;
 
-fn main() -> ExitCode {
+fn main() {
     let args = Args::parse();
-    match run(&args) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            eprintln!("cmld: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let status = run(&args).unwrap_or_else(|error| {
+        eprintln!("cmld: {error}");
+        CANNOT_START
+    });
+    exit(status);
 }
 
-fn run(args: &Args) -> Result<u8, Box<dyn Error>> {
+fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     cml_sys::proc::forbid_core_dumps()?;
     cml_sys::proc::raise_file_limit()?;
     // Before the first thread (LIF-10): mounts of images are nobody else's business.
@@ -52,31 +52,61 @@ fn run(args: &Args) -> Result<u8, Box<dyn Error>> {
         mounts: run.mounts()?,
         init: args.init(),
     };
-    let listener = run.listen()?;
-    let status = System::new().block_on(async {
-        let services = compose(&device, places, listener)?;
+    let system = System::new();
+    let status = system.block_on(async {
+        // Whoever finds the socket may send a signal.
+        let signals = Signals::new()?;
+        let services = compose(&device, places, run.listen()?)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "cmld is ready");
-        serve(services, &run).await
+        serve(services, signals, &run).await
     });
     run.close();
+    // Dropping the system would wait for every blocking job, be it the hashing of a large image. What is half
+    // done is in the records, and the end of the process takes care of the rest.
+    std::mem::forget(system);
     status
 }
 
-/// Waits for a reason to end, and ends in an orderly way.
-async fn serve(mut services: Services, run: &RunDir) -> Result<u8, Box<dyn Error>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // A terminal that goes away is no reason to end (protocol.md 1.4).
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {}
-            Some(crash_loop) = services.fatal.recv() => {
-                tracing::error!(%crash_loop, "giving up; running containers are left alone");
-                return Ok(CRASH_LOOP);
+/// The signals that the daemon answers to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// A terminal that goes away is no reason to end (protocol.md 1.4).
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next wish that the daemon ends.
+    async fn end(&mut self) {
+        loop {
+            select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {}
             }
+        }
+    }
+}
+
+/// Waits for a reason to end, and ends in an orderly way.
+async fn serve(
+    mut services: Services,
+    mut signals: Signals,
+    run: &RunDir,
+) -> Result<i32, Box<dyn Error>> {
+    select! {
+        () = signals.end() => {}
+        Some(crash_loop) = services.fatal.recv() => {
+            tracing::error!(%crash_loop, "giving up; running containers are left alone");
+            return Ok(CRASH_LOOP);
         }
     }
     tracing::info!("stopping all containers");
@@ -84,8 +114,7 @@ async fn serve(mut services: Services, run: &RunDir) -> Result<u8, Box<dyn Error
     run.close();
     select! {
         () = wind_down(&services) => tracing::info!("cmld ends"),
-        _ = terminate.recv() => tracing::warn!("ending at once; containers are left running"),
-        _ = interrupt.recv() => tracing::warn!("ending at once; containers are left running"),
+        () = signals.end() => tracing::warn!("ending at once; containers are left running"),
     }
     Ok(0)
 }

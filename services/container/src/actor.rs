@@ -10,97 +10,34 @@ use cml_bus::{
         Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler,
         ResponseActFuture, ResponseFuture, SpawnHandle, WrapFuture, fut,
     },
-    api::{
-        container::{ContainerError, Exec, ExecSession, SetFrozen, Start, Stop},
-        guestos::Find,
-        token::{TokenError, Unlock},
-    },
+    api::container::{ContainerError, Exec, ExecSession, SetFrozen, Start, Stop},
     error::BusError,
     event::Event as BusEvent,
     id::ContainerId,
     secret::Pin,
     supervisor::Watch,
 };
-use cml_sys::{
-    exec,
-    pidfd::{self, Ended},
-    ready::watch_readable,
-    signal,
-};
-use cml_wire::proto::{ContainerConfig, ContainerTokenType, ContainerTrust};
-use rustix::process::Signal;
-use tokio::{
-    sync::{oneshot, watch},
-    time::{Instant, sleep},
-};
+use cml_sys::{cgroup::Group, exec, proc};
+use cml_wire::proto::ContainerConfig;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
+    ending::{self, RebootBrake, STOP_LIMIT},
     env::{Env, died},
     exec::session,
     fsm::{self, Effect, Event, Refusal, State},
     guest_service::{Answers, GuestService},
     launch::{self, Live},
+    one::{Halt, Kill, Reconfigure, Retire},
     plan,
+    unlock::unlock,
     view::View,
 };
 
 /// How long a guest may boot before it is killed (runtime.md 0.5).
 const BOOT_LIMIT: Duration = Duration::from_secs(800);
-/// How long a guest may take to shut down before it is killed (runtime.md 0.5).
-const STOP_LIMIT: Duration = Duration::from_secs(45);
-/// How long a guest that was told on its service socket may do nothing before init gets the signal too:
-/// the existing client reads the message and ignores it (runtime.md 9, number 4).
-const MESSAGE_PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between looks whether init listens to its signal yet; it may have been started a moment ago.
-const SIGNAL_PAUSE: Duration = Duration::from_millis(20);
-
-/// Stop without a PIN: the device shuts down.
-#[derive(Debug)]
-pub struct Halt;
-
-/// End at once: the container is about to be removed.
-#[derive(Debug)]
-pub struct Kill;
-
-/// Use this configuration from now on; only while nothing runs.
-#[derive(Debug)]
-pub struct Reconfigure {
-    /// The configuration.
-    pub config: Arc<ContainerConfig>,
-    /// Who vouches for its guest OS.
-    pub trust: Option<ContainerTrust>,
-}
-
-/// End this actor; the container is gone.
-#[derive(Debug)]
-pub struct Retire;
-
-cml_bus::request!(Halt => (), ContainerError, "container.one.halt", 10 s);
-cml_bus::request!(Kill => (), ContainerError, "container.one.kill", 10 s);
-cml_bus::request!(Reconfigure => (), ContainerError, "container.one.reconfigure", 10 s);
-cml_bus::request!(Retire => (), ContainerError, "container.one.retire", 10 s);
-
-cml_bus::service_port! {
-    /// What the manager asks of one container.
-    OnePort {
-        /// Start.
-        start: Start,
-        /// Stop.
-        stop: Stop,
-        /// Freeze or thaw.
-        set_frozen: SetFrozen,
-        /// Run a command.
-        exec: Exec,
-        /// Stop without a PIN.
-        halt: Halt,
-        /// End at once.
-        kill: Kill,
-        /// New configuration.
-        reconfigure: Reconfigure,
-        /// End the actor.
-        retire: Retire,
-    }
-}
+/// Pause before a kill that failed is tried again.
+const KILL_PAUSE: Duration = Duration::from_secs(1);
 
 type Answer = oneshot::Sender<Result<(), ContainerError>>;
 
@@ -118,6 +55,9 @@ pub struct One {
     freezers: Vec<Answer>,
     /// The limit of the present state.
     limit: Option<SpawnHandle>,
+    /// The polite request that is under way.
+    asking: Option<SpawnHandle>,
+    brake: RebootBrake,
     /// Closed when the manager is gone; its successor makes new actors.
     manager: watch::Receiver<()>,
     watch: Watch,
@@ -141,6 +81,8 @@ impl One {
             starters: Vec::new(),
             freezers: Vec::new(),
             limit: None,
+            asking: None,
+            brake: RebootBrake::default(),
             manager,
             watch,
         })
@@ -182,7 +124,9 @@ impl One {
         if let Some(live) = &mut self.live {
             live.running.state = next;
             // A small file in a tmpfs; it must be there before anybody hears of the new state.
-            live.note(&self.env, self.id);
+            if let Err(error) = live.note(&self.env, self.id) {
+                tracing::error!(container = %self.id, error, "the record is out of date");
+            }
         }
         let started = self.live.as_ref().map(|live| live.running.started);
         self.view.send_modify(|view| {
@@ -233,11 +177,10 @@ impl One {
 
     /// Takes a running guest over: its end is noticed and its service socket served from now on.
     fn hold(&mut self, mut live: Live, context: &mut Context<Self>) {
-        let ended = wait_for_end(live.pidfd.clone());
+        let ended = ending::wait(live.pidfd.clone(), self.env.groups.clone());
         context.spawn(ended.into_actor(self).map(|ended, one, context| {
             tracing::info!(container = %one.id, ?ended, "init ended");
-            // reboot(2) inside a PID namespace ends its init by this signal (pid_namespaces(7)).
-            let reboot = ended == Ended::Signalled(Signal::HUP.as_raw());
+            let reboot = ending::is_reboot(ended);
             one.report(Event::Ended { reboot }, context);
         }));
         if let Some(socket) = live.service.take() {
@@ -297,45 +240,40 @@ impl One {
             .as_ref()
             .is_some_and(GuestService::ask_to_shut_down);
         let Some(live) = &self.live else { return };
-        let (pid, pidfd) = (live.running.pid, live.pidfd.clone());
-        let stop_signal = live.running.init.stop_signal;
-        let ask = async move {
-            if told {
-                sleep(MESSAGE_PATIENCE).await;
-            }
-            let end = Instant::now() + STOP_LIMIT;
-            while !signal::is_awaited(pid, stop_signal) && Instant::now() < end {
-                sleep(SIGNAL_PAUSE).await;
-            }
-            // Fails when the guest has gone meanwhile.
-            let _ = pidfd::signal(&pidfd, stop_signal);
-        };
-        context.spawn(ask.into_actor(self));
+        let running = &live.running;
+        let ask = ending::ask(running.init, running.pid, live.pidfd.clone(), told);
+        self.asking = Some(context.spawn(ask.into_actor(self)));
     }
 
-    fn kill(&mut self, context: &mut Context<Self>) {
-        let Some(live) = &self.live else { return };
-        let (group, storage, id) = (
-            live.running.group.clone(),
-            self.env.storage.clone(),
-            self.id,
-        );
-        let kill = async move {
-            if let Ok(Err(error)) = storage.run(move || group.kill()).await {
-                tracing::error!(container = %id, %error, "the container was not killed");
-            }
-        };
-        context.spawn(kill.into_actor(self));
-    }
-
-    fn freeze(&mut self, context: &mut Context<Self>) {
+    /// Runs a job on the container's groups in its turn, and then `after` with what came of it.
+    fn on_group<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Group) -> T + Send + 'static,
+        after: impl FnOnce(Result<T, ContainerError>, &mut Self, &mut Context<Self>) + 'static,
+        context: &mut Context<Self>,
+    ) {
         let Some(live) = &self.live else { return };
         let group = live.running.group.clone();
-        let storage = self.env.storage.clone();
-        let freeze = async move { storage.run(move || group.set_frozen(true)).await };
-        context.spawn(freeze.into_actor(self).map(|frozen, one, context| {
+        let (env, id) = (self.env.clone(), self.id);
+        let work = async move { env.in_turn(id, &env.groups, move |_| job(&group)).await };
+        context.spawn(work.into_actor(self).map(after));
+    }
+
+    fn kill(&self, context: &mut Context<Self>) {
+        let after = |killed: Result<cml_sys::Result<()>, _>, one: &mut Self, context: &mut _| {
+            if let Ok(Ok(())) = killed {
+                return;
+            }
+            tracing::error!(container = %one.id, ?killed, "not killed; trying again");
+            one.limit_state(KILL_PAUSE, Event::StopOverdue, context);
+        };
+        self.on_group(Group::kill, after, context);
+    }
+
+    fn freeze(&self, context: &mut Context<Self>) {
+        let after = |frozen: Result<cml_sys::Result<()>, _>, one: &mut Self, context: &mut _| {
             let id = one.id;
-            let answer = frozen.map_err(died).and_then(|frozen| {
+            let answer = frozen.and_then(|frozen| {
                 frozen.map_err(|error| ContainerError::Freeze {
                     id,
                     reason: error.to_string(),
@@ -349,36 +287,48 @@ impl One {
             for freezer in one.freezers.drain(..) {
                 let _ = freezer.send(answer.clone());
             }
-        }));
+        };
+        self.on_group(|group| group.set_frozen(true), after, context);
     }
 
-    fn thaw(&mut self, context: &mut Context<Self>) {
-        let Some(live) = &self.live else { return };
-        let group = live.running.group.clone();
-        let (storage, id) = (self.env.storage.clone(), self.id);
-        let thaw = async move {
-            if let Ok(Err(error)) = storage.run(move || group.set_frozen(false)).await {
-                tracing::error!(container = %id, %error, "the container was not thawed");
+    fn thaw(&self, context: &mut Context<Self>) {
+        let after = |thawed: Result<cml_sys::Result<()>, _>, one: &mut Self, _: &mut _| {
+            if !matches!(thawed, Ok(Ok(()))) {
+                tracing::error!(container = %one.id, ?thawed, "the container was not thawed");
             }
         };
-        context.spawn(thaw.into_actor(self));
+        self.on_group(|group| group.set_frozen(false), after, context);
     }
 
     fn clean_up(&mut self, context: &mut Context<Self>) {
         self.service = None;
+        if let Some(asking) = self.asking.take() {
+            context.cancel_future(asking);
+        }
         let live = self.live.take();
+        let lived = live.as_ref().map_or(0, |live| {
+            proc::boottime().saturating_sub(live.running.started)
+        });
         let (env, id) = (self.env.clone(), self.id);
-        let storage = env.storage.clone();
         let clean_up = async move {
             if let Some(live) = live {
-                let done = storage.run(move || launch::clean_up(&env, id, live)).await;
-                if let Err(error) = done {
+                let clean = move |env: &Env| launch::clean_up(env, id, live);
+                if let Err(error) = env.in_turn(id, &env.groups, clean).await {
                     tracing::error!(container = %id, %error, "cleaning up broke off");
                 }
             }
         };
-        context.spawn(clean_up.into_actor(self).map(|(), one, context| {
-            one.report(Event::CleanedUp, context);
+        context.spawn(clean_up.into_actor(self).map(move |(), one, context| {
+            // The state stays REBOOTING during the pause, so that a stop still reaches it.
+            let pause = match one.state() {
+                State::Rebooting => one.brake.pause(lived),
+                _ => Duration::ZERO,
+            };
+            if pause.is_zero() {
+                return one.report(Event::CleanedUp, context);
+            }
+            tracing::warn!(container = %one.id, ?pause, "the guest reboots again and again");
+            context.run_later(pause, |one, context| one.report(Event::CleanedUp, context));
         }));
     }
 
@@ -399,33 +349,20 @@ impl One {
         }
     }
 
-    /// Checks the PIN (protocol.md 3.5, paths B and C).
+    /// Asks the container's token, without holding up anything else.
     fn unlock(&self, pin: Option<Pin>) -> impl Future<Output = Result<(), ContainerError>> + use<> {
-        let (env, container, config) = (self.env.clone(), self.id, self.config());
-        async move {
-            match (config.token_type(), pin) {
-                // Starts and stops without a PIN, whatever the client sends (design.md section 1).
-                (ContainerTokenType::None, _) => Ok(()),
-                (ContainerTokenType::Soft, Some(pin)) => {
-                    let unlock = Unlock { container, pin };
-                    Ok(env.token.unlock.call(unlock).await?)
-                }
-                (ContainerTokenType::Soft, None) => {
-                    let find = Find {
-                        name: config.guest_os.clone(),
-                        version: env.version_for(&config),
-                    };
-                    let found = env.guestos.find.call(find).await?;
-                    match plan::has_encrypted_volumes(&found.config) {
-                        true => Err(TokenError::WrongPin.into()),
-                        false => Ok(()),
-                    }
-                }
-                (kind, _) => Err(ContainerError::BadConfig(format!(
-                    "token_type {} is not available in this version",
-                    kind.as_str_name()
-                ))),
-            }
+        let (env, id, config) = (self.env.clone(), self.id, self.config());
+        async move { unlock(&env, id, &config, pin).await }
+    }
+
+    /// A device that shuts down starts nothing any more.
+    fn is_open(&self) -> Result<(), ContainerError> {
+        match self.env.is_closing() {
+            false => Ok(()),
+            true => Err(ContainerError::Launch {
+                id: self.id,
+                reason: "cmld is shutting down".into(),
+            }),
         }
     }
 
@@ -474,24 +411,16 @@ impl One {
     }
 }
 
-/// Waits until a process has ended and collects it if it is ours.
-async fn wait_for_end(process: Arc<OwnedFd>) -> Ended {
-    match watch_readable(&*process) {
-        Ok(ready) => {
-            let _ = ready.readable().await;
-        }
-        Err(error) => tracing::error!(%error, "cannot wait for a container in the event loop"),
-    }
-    pidfd::reap(&*process).unwrap_or(Ended::Unknown)
-}
-
 impl Actor for One {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
         let (env, id) = (self.env.clone(), self.id);
-        let storage = env.storage.clone();
-        let adopt = async move { storage.run(move || launch::adopt(&env, id)).await };
+        // In turn: a launch that a predecessor began is over then, and what it started is found.
+        let adopt = async move {
+            let adopt = move |env: &Env| launch::adopt(env, id);
+            env.in_turn(id, &env.groups, adopt).await
+        };
         let adopt = adopt.into_actor(self).map(|adopted, one, context| {
             // A new actor of a container that does not run begins anew.
             let fresh = |view: &mut View| (view.state, view.started) = (State::Stopped, None);
@@ -519,7 +448,7 @@ impl Handler<Start> for One {
         let event = Event::Start {
             setup: request.setup,
         };
-        if let Err(error) = self.admits(event) {
+        if let Err(error) = self.admits(event).and_then(|()| self.is_open()) {
             return Box::pin(fut::err(error));
         }
         if request.setup {
@@ -530,8 +459,9 @@ impl Handler<Start> for One {
         }
         let unlock = self.unlock(request.pin).into_actor(self);
         Box::pin(unlock.then(move |unlocked, one, context| {
-            let begun =
-                unlocked.map(|()| one.apply_and_wait(event, |one| &mut one.starters, context));
+            let begun = unlocked
+                .and_then(|()| one.is_open())
+                .map(|()| one.apply_and_wait(event, |one| &mut one.starters, context));
             async move { begun?.await }.into_actor(one)
         }))
     }
@@ -603,11 +533,12 @@ impl Handler<Exec> for One {
             workdir: request.workdir,
             terminal: request.terminal.map(|size| (size.cols, size.rows)),
         };
-        let plan = plan::enter(
-            &live.running.init_env,
-            live.running.id_slot.is_some(),
-            command,
-        );
+        let inside = plan::Inside {
+            init_env: &live.running.init_env,
+            user_namespace: live.running.id_slot.is_some(),
+            own_network: live.running.own_network,
+        };
+        let plan = plan::enter(inside, command);
         let (init, group) = (live.pidfd.clone(), live.running.group.clone());
         let env = self.env.clone();
         Box::pin(async move {

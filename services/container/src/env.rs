@@ -1,10 +1,14 @@
 //! What all containers of a device have in common.
 
 use std::{
+    collections::HashMap,
     fs,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cml_bus::{
@@ -16,6 +20,7 @@ use cml_bus::{
     blocking::{JobDied, Pool},
     error::BusError,
     event::Events,
+    id::ContainerId,
 };
 use cml_sys::{cgroup::Hierarchies, host};
 use cml_wire::proto::ContainerConfig;
@@ -44,8 +49,10 @@ pub struct Env {
     pub(crate) token: TokenPort,
     pub(crate) guestos: GuestOsPort,
     pub(crate) events: Events,
-    /// Mounting, cloning, killing, cleaning up.
+    /// Launches and files.
     pub(crate) storage: Pool,
+    /// Freezing, killing, cleaning up: never behind a launch that takes its time.
+    pub(crate) groups: Pool,
     /// Entering containers.
     pub(crate) commands: Pool,
     pub(crate) hierarchies: Hierarchies,
@@ -54,6 +61,8 @@ pub struct Env {
     pub(crate) slots: Slots,
     pub(crate) store: Store,
     pub(crate) records: Records,
+    turns: Turns,
+    closing: AtomicBool,
 }
 
 impl Env {
@@ -83,10 +92,13 @@ impl Env {
             events,
             // Mounts and clones wait for kernel locks more than for a core; 8 keep two cores busy.
             storage: Pool::new("storage", 8),
+            groups: Pool::new("groups", 8),
             commands: Pool::new("commands", 8),
             hierarchies,
             program,
             slots: Slots::default(),
+            turns: Turns::default(),
+            closing: AtomicBool::new(false),
             settings,
         };
         private_dir(&env.shared_files())?;
@@ -98,12 +110,61 @@ impl Env {
         self.settings.base.join("files_shared")
     }
 
+    /// Runs a job that changes what the kernel has of a container: one at a time, in the order they were
+    /// asked for. A job keeps its turn to its end even when the actor that asked for it is gone, so that its
+    /// successor never finds half of it.
+    pub(crate) async fn in_turn<T: Send + 'static>(
+        self: &Arc<Self>,
+        id: ContainerId,
+        pool: &Pool,
+        job: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, ContainerError> {
+        let turn = self.turns.of(id).lock_owned().await;
+        let env = self.clone();
+        let done = pool.run(move || {
+            let _turn = turn;
+            job(&env)
+        });
+        done.await.map_err(died)
+    }
+
+    /// The container is gone.
+    pub(crate) fn forget(&self, id: ContainerId) {
+        self.turns.forget(id);
+    }
+
+    /// From now on nothing is started any more.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the daemon is about to end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
     /// Which version of its guest OS a container gets (protocol.md 6.4).
     pub(crate) fn version_for(&self, config: &ContainerConfig) -> Version {
         match self.settings.signed_configs {
             true => Version::Exactly(config.guestos_version()),
             false => Version::AtLeast(config.guestos_version()),
         }
+    }
+}
+
+/// Who may change what the kernel has of a container.
+#[derive(Debug, Default)]
+struct Turns(Mutex<HashMap<ContainerId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    fn of(&self, id: ContainerId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(id).or_default().clone()
+    }
+
+    fn forget(&self, id: ContainerId) {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.remove(&id);
     }
 }
 

@@ -1,13 +1,10 @@
 //! Bringing a container up and taking it down again: the only place where its parts are put together.
 
 use std::{
-    fs::OpenOptions,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use cml_bus::{
@@ -18,17 +15,16 @@ use cml_bus::{
     id::ContainerId,
 };
 use cml_sys::{
-    exec,
+    exec, file,
     host::{self, Tree},
     pidfd, proc,
 };
-use cml_wire::proto::ContainerConfig;
-use rustix::fs::OFlags;
+use cml_wire::{proto::ContainerConfig, text};
 
 use crate::{
-    env::{Env, died},
+    env::Env,
     plan::{self, Planned, SERVICE_SOCKET, TreeSource},
-    record::{Record, Running, Undo, unwind},
+    record::{Facts, Found, Record, Running, Undo, unwind},
 };
 
 /// A container that runs, with all that the daemon holds of it.
@@ -48,11 +44,9 @@ pub struct Live {
 
 impl Live {
     /// Writes the record with the guest's present state.
-    pub fn note(&mut self, env: &Env, id: ContainerId) {
+    pub fn note(&mut self, env: &Env, id: ContainerId) -> Result<(), String> {
         self.record.running = Some(self.running.clone());
-        if let Err(error) = env.records.write(id, &self.record) {
-            tracing::error!(container = %id, error, "a restart of the daemon would not find the container");
-        }
+        env.records.write(id, &self.record)
     }
 }
 
@@ -68,15 +62,11 @@ pub async fn launch(
         setup: false,
     };
     let resolved = env.guestos.resolve.call(request).await?;
-    let env = env.clone();
     let config = config.clone();
-    let storage = env.storage.clone();
-    storage
-        .run(move || {
-            blocking_launch(&env, id, &config, &resolved).inspect_err(|_| env.slots.give_back(id))
-        })
-        .await
-        .map_err(died)?
+    env.in_turn(id, &env.storage, move |env| {
+        blocking_launch(env, id, &config, &resolved)
+    })
+    .await?
 }
 
 fn blocking_launch(
@@ -90,33 +80,27 @@ fn blocking_launch(
         true => Some(take_slot(env, id)?),
         false => None,
     };
-    let planned = plan::launch(
+    let launched = plan::launch(
         config,
         &resolved.installed.config,
         &resolved.mounts,
         slot.map(|(_, range)| range),
     )
-    .map_err(|error| failed(error.to_string()))?;
-    let group = env.hierarchies.group(&id.to_string());
-    let undo = vec![Undo::Group(group.clone())];
-    let started = attempt(env, id, &planned, undo.clone(), |prepared| {
-        Running::new(
-            prepared.pid,
-            prepared.start_time,
-            prepared.init,
-            slot.map(|(slot, _)| slot),
-            planned.launch.init.env.clone(),
-            resolved.installed.trust,
-            group.clone(),
-        )
+    .map_err(|error| error.to_string())
+    .and_then(|planned| {
+        let facts = Facts {
+            id_slot: slot.map(|(slot, _)| slot),
+            config: text::print_file(config),
+            own_network: config.netns(),
+            init_env: planned.launch.init.env.clone(),
+            trust: resolved.installed.trust,
+            group: env.hierarchies.group(&id.to_string()),
+        };
+        attempt_or_undo(env, id, &planned, facts)
     });
-    started.map_err(|reason| {
-        let undone = unwind(&undo);
-        env.records.remove(id);
-        failed(match undone {
-            Ok(()) => reason,
-            Err(also) => format!("{reason}; and while undoing it: {also}"),
-        })
+    launched.map_err(|reason| {
+        env.slots.give_back(id);
+        failed(reason)
     })
 }
 
@@ -128,9 +112,28 @@ fn take_slot(env: &Env, id: ContainerId) -> Result<(u32, cml_sys::idmap::IdRange
         reason: "all ranges of ids are in use; stop another container".into(),
     })?;
     if stored != Some(slot) {
-        env.store.set_id_slot(id, slot)?;
+        env.store
+            .set_id_slot(id, slot)
+            .inspect_err(|_| env.slots.give_back(id))?;
     }
     Ok((slot, range))
+}
+
+fn attempt_or_undo(
+    env: &Env,
+    id: ContainerId,
+    planned: &Planned,
+    facts: Facts,
+) -> Result<Live, String> {
+    let undo = vec![Undo::Group(facts.group.clone())];
+    attempt(env, id, planned, undo.clone(), facts).map_err(|reason| match unwind(&undo) {
+        Ok(()) => {
+            env.records.remove(id);
+            reason
+        }
+        // The record stays: the next daemon tries again.
+        Err(also) => format!("{reason}; and while undoing it: {also}"),
+    })
 }
 
 fn attempt(
@@ -138,7 +141,7 @@ fn attempt(
     id: ContainerId,
     planned: &Planned,
     undo: Vec<Undo>,
-    running: impl FnOnce(&host::Prepared) -> Running,
+    facts: Facts,
 ) -> Result<Live, String> {
     let text = |error: cml_sys::Error| error.to_string();
     let record = Record {
@@ -158,15 +161,22 @@ fn attempt(
         host::prepare(&env.program, &planned.launch, &trees, &group).map_err(text)?;
     prepared.go().map_err(text)?;
     let mut live = Live {
-        running: running(&prepared),
+        running: Running::new(&prepared, facts),
         record,
         service: prepared.service.take(),
         pidfd: Arc::new(prepared.pidfd),
         images: opened.into_iter().filter_map(Opened::image).collect(),
     };
-    live.note(env, id);
+    // A guest that the next daemon would not find must not run.
+    live.note(env, id).inspect_err(|_| {
+        let _ = group.kill();
+        let _ = pidfd::wait(&*live.pidfd, KILL_PATIENCE);
+    })?;
     Ok(live)
 }
+
+/// How long a killed guest may take to end.
+const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A tree whose source is open.
 enum Opened {
@@ -180,10 +190,13 @@ impl Opened {
             Self::Image(lease) => Tree {
                 source: lease.root.as_fd(),
                 read_only: true,
+                no_suid: false,
             },
+            // Two containers may share a file: neither gives the other a program that runs as its owner.
             Self::File { file, read_only } => Tree {
                 source: file.as_fd(),
                 read_only: *read_only,
+                no_suid: true,
             },
         }
     }
@@ -200,43 +213,35 @@ fn open_tree(env: &Env, tree: &TreeSource) -> Result<Opened, String> {
     match tree {
         TreeSource::Image(lease) => Ok(Opened::Image(lease.clone())),
         TreeSource::File { name, read_only } => {
-            let path = env.shared_files().join(name);
-            let file = touch(&path).map_err(|error| format!("open {}: {error}", path.display()))?;
+            // A missing one is made (runtime.md 3.2).
+            let file = file::touch(&env.shared_files().join(name), 0o644);
             Ok(Opened::File {
-                file,
+                file: file.map_err(|error| error.to_string())?.into(),
                 read_only: *read_only,
             })
         }
     }
 }
 
-/// Opens a file of the store and makes an empty one if it is missing (runtime.md 3.2).
-fn touch(path: &Path) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::NOFOLLOW.bits().cast_signed();
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .custom_flags(flags)
-        .open(path)
-        .map(Into::into)
-}
-
 /// Takes over a container from its record: one that runs is returned, anything else is undone.
 pub fn adopt(env: &Env, id: ContainerId) -> Option<Live> {
-    let record = env.records.read(id);
-    if let Some(record) = &record
-        && let Some(live) = reopen(env, id, record)
-    {
-        return Some(live);
-    }
-    if let Some(record) = &record {
-        tracing::warn!(container = %id, "cleaning up what is left of a container");
-        if let Err(error) = unwind(&record.undo) {
-            tracing::error!(container = %id, error, "something is left of a container");
+    let undo = match env.records.read(id) {
+        Found::Nothing => {
+            env.records.remove(id);
+            return None;
         }
+        Found::Record(record) => match reopen(env, id, &record) {
+            Some(live) => return Some(live),
+            None => record.undo,
+        },
+        // Whatever runs of it has no one who knows it; its groups are known by its identity alone.
+        Found::Unreadable => vec![Undo::Group(env.hierarchies.group(&id.to_string()))],
+    };
+    tracing::warn!(container = %id, "cleaning up what is left of a container");
+    match unwind(&undo) {
+        Ok(()) => env.records.remove(id),
+        Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
     }
-    env.records.remove(id);
     None
 }
 
@@ -264,12 +269,15 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
     })
 }
 
-/// Takes a container down whose init has ended: everything that its launch did is undone.
+/// Takes a container down whose init has ended: everything that its launch did is undone. What cannot be
+/// undone keeps its record and its ids; the next launch or the next daemon tries again.
 pub fn clean_up(env: &Env, id: ContainerId, live: Live) {
-    if let Err(error) = unwind(&live.record.undo) {
-        tracing::error!(container = %id, error, "something is left of a container");
+    match unwind(&live.record.undo) {
+        Ok(()) => {
+            env.records.remove(id);
+            env.slots.give_back(id);
+        }
+        Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
     }
-    env.records.remove(id);
-    env.slots.give_back(id);
     drop(live.images);
 }

@@ -7,18 +7,23 @@
 
 mod actor;
 mod check;
+mod ending;
+mod entry;
 mod env;
 mod exec;
 pub mod fsm;
 mod guest_service;
 mod ids;
 mod launch;
+mod load;
 mod manager;
+mod one;
 mod plan;
 mod record;
 mod store;
 #[cfg(test)]
 mod tests;
+mod unlock;
 mod view;
 
 pub use env::{Env, Settings};

@@ -1,6 +1,6 @@
 //! The container service on the bus: knows which containers there are, and passes on what concerns one.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use cml_bus::{
     actor::{
@@ -10,35 +10,33 @@ use cml_bus::{
     api::{
         container::{
             Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds, Reload, Remove,
-            SetFrozen, Shutdown, Signature, Start, Status, Stop,
+            SetFrozen, Shutdown, Start, Status, Stop,
         },
-        guestos::Find,
-        token::VerifySignature,
+        guestos::Rescan,
     },
-    error::BusError,
     event::Event,
     id::ContainerId,
     supervisor::{Throttle, Watch, supervise},
 };
 use cml_wire::{
-    proto::{ContainerConfig, ContainerStatus, ContainerTokenType, ContainerTrust},
+    proto::{ContainerConfig, ContainerStatus, ContainerTokenType},
     text,
 };
 use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
+    sync::{Mutex, watch},
+    time::Instant,
 };
 
 use crate::{
-    actor::{Halt, Kill, One, OnePort, Reconfigure, Retire},
-    check::check,
+    actor::One,
+    entry::Entry,
     env::{Env, died},
     fsm::State,
+    load::Loaded,
+    one::{OnePort, Reconfigure},
     view::View,
 };
 
-/// How long a container that is being removed may take to end once it was killed.
-const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 /// How long all containers together may take to stop when the daemon ends: the limit of one and a little
 /// (runtime.md 0.5).
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(55);
@@ -46,32 +44,19 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(55);
 /// The name under which the actors of single containers are supervised.
 const ONE: &str = "container.one";
 
-/// A container that the service knows.
-#[derive(Debug, Clone)]
-struct Entry {
-    id: ContainerId,
-    port: OnePort,
-    view: watch::Receiver<View>,
-}
-
 /// The container service.
 #[derive(Debug)]
 pub struct Manager {
     env: Arc<Env>,
     /// In list order: the oldest first.
     entries: Vec<Entry>,
+    /// Being taken apart: not in the list any more, and not to be found on disk again.
+    removing: HashSet<ContainerId>,
+    /// Whoever changes files and list together does so in turn.
+    changes: Arc<Mutex<()>>,
     /// Its end tells the actors of the containers that a successor will replace them.
     presence: watch::Sender<()>,
     _watch: Watch,
-}
-
-/// A configuration that was read, verified and checked.
-#[derive(Debug)]
-struct Loaded {
-    id: ContainerId,
-    config: Arc<ContainerConfig>,
-    created: u64,
-    trust: Option<ContainerTrust>,
 }
 
 impl Manager {
@@ -80,6 +65,8 @@ impl Manager {
         Actor::start(Self {
             env,
             entries: Vec::new(),
+            removing: HashSet::new(),
+            changes: Arc::default(),
             presence: watch::Sender::new(()),
             _watch: watch,
         })
@@ -101,8 +88,11 @@ impl Manager {
             .filter(move |entry| ids.is_empty() || ids.contains(&entry.id))
     }
 
-    /// Starts the actor of a container and puts it into the list.
+    /// Starts the actor of a container and puts it into the list, unless it is there.
     fn register(&mut self, loaded: Loaded) {
+        if self.find(loaded.id).is_ok() || self.removing.contains(&loaded.id) {
+            return;
+        }
         let (tell, view) = watch::channel(View {
             config: loaded.config,
             state: State::Stopped,
@@ -132,18 +122,21 @@ impl Manager {
         self.entries.push(Entry { id, port, view });
     }
 
-    /// Takes over what is new on disk, and what changed of containers that are stopped.
-    fn refresh(&mut self, loaded: Vec<Loaded>) -> Vec<(OnePort, Reconfigure)> {
+    /// Takes over what is new on disk. What changed of the others, and what is gone, comes back: their actors
+    /// have to be asked.
+    fn refresh(&mut self, loaded: Vec<Loaded>) -> Refreshed {
+        let on_disk = |entry: &&Entry| loaded.iter().any(|loaded| loaded.id == entry.id);
+        let gone = self.entries.iter().filter(|entry| !on_disk(entry));
+        let gone = gone
+            .filter(|entry| entry.view.borrow().state.is_at_rest())
+            .cloned()
+            .collect();
         let mut changed = Vec::new();
-        self.entries.retain(|entry| {
-            let on_disk = loaded.iter().any(|loaded| loaded.id == entry.id);
-            on_disk || !entry.view.borrow().state.is_at_rest()
-        });
         for loaded in loaded {
             match self.find(loaded.id) {
                 Err(_) => self.register(loaded),
                 Ok(entry) => changed.push((
-                    entry.port.clone(),
+                    entry.clone(),
                     Reconfigure {
                         config: loaded.config,
                         trust: loaded.trust,
@@ -151,170 +144,37 @@ impl Manager {
                 )),
             }
         }
-        changed
+        Refreshed { changed, gone }
     }
 }
 
-impl Env {
-    /// Every configuration of the store that can be used. The others are reported and left alone.
-    async fn load_all(self: &Arc<Self>) -> Result<Vec<Loaded>, ContainerError> {
-        let env = self.clone();
-        let ids = self.storage.run(move || env.store.list()).await;
-        let mut all = Vec::new();
-        for id in ids.map_err(died)?? {
-            match self.load(id).await {
-                Ok(loaded) => all.push(loaded),
-                Err(error) => tracing::warn!(container = %id, %error, "container skipped"),
-            }
-        }
-        Ok(all)
-    }
+/// What a look at the store found about containers that are known.
+struct Refreshed {
+    changed: Vec<(Entry, Reconfigure)>,
+    gone: Vec<Entry>,
+}
 
-    async fn load(self: &Arc<Self>, id: ContainerId) -> Result<Loaded, ContainerError> {
-        let env = self.clone();
-        let stored = self.storage.run(move || env.store.read(id)).await;
-        let stored = stored.map_err(died)??;
-        let config = self.accept(&stored.config, stored.signature).await?;
-        Ok(Loaded {
-            id,
-            trust: self.trust(&config).await,
-            config: Arc::new(config),
-            created: stored.created,
-        })
-    }
-
-    /// The configuration from exactly the bytes whose signature was checked (SEC-09).
-    async fn accept(
-        &self,
-        bytes: &[u8],
-        signature: Option<Signature>,
-    ) -> Result<ContainerConfig, ContainerError> {
-        let bad = |reason: String| ContainerError::BadConfig(reason);
-        if self.settings.signed_configs {
-            let signature = signature.ok_or_else(|| {
-                bad(
-                    "it is not signed, and device.conf demands signatures (`signed_configs`)"
-                        .into(),
-                )
-            })?;
-            let verify = VerifySignature {
-                data: bytes.to_vec(),
-                signature: signature.signature,
-                certificate: signature.certificate,
-            };
-            // The local CA does not count here (protocol.md 6.3).
-            if self.token.verify_signature.call(verify).await? != ContainerTrust::Signed {
-                return Err(bad("only the local CA vouches for its signature".into()));
-            }
-        }
-        let config = text::parse(bytes).map_err(|error| bad(error.to_string()))?;
-        check(&config).map_err(|error| bad(error.to_string()))?;
-        Ok(config)
-    }
-
-    /// Who vouches for the guest OS; `None` when it is not installed.
-    async fn trust(&self, config: &ContainerConfig) -> Option<ContainerTrust> {
-        let find = Find {
-            name: config.guest_os.clone(),
-            version: self.version_for(config),
-        };
-        let found = self.guestos.find.call(find).await;
-        found.ok().map(|installed| installed.trust)
-    }
-
-    /// A new container, stored. The version of the guest OS is written down where nobody signed for the
-    /// bytes (protocol.md 6.4).
-    async fn create(self: &Arc<Self>, request: Create) -> Result<Loaded, ContainerError> {
-        let mut config = self
-            .accept(&request.config, request.signature.clone())
-            .await?;
-        let find = Find {
-            name: config.guest_os.clone(),
-            version: self.version_for(&config),
-        };
-        let installed = self.guestos.find.call(find).await?;
-        let bytes = match self.settings.signed_configs {
-            true => request.config,
-            false => {
-                config.guestos_version = Some(installed.config.version);
-                text::print_file(&config).into_bytes()
-            }
-        };
-        let signature = request.signature.filter(|_| self.settings.signed_configs);
-        let id = ContainerId::random();
-        let env = self.clone();
-        let added = self
-            .storage
-            .run(move || env.store.add(id, &bytes, signature.as_ref()))
-            .await;
-        Ok(Loaded {
-            id,
-            config: Arc::new(config),
-            created: added.map_err(died)??,
-            trust: Some(installed.trust),
-        })
-    }
-
-    /// Cleans up after containers whose configuration is gone but whose record is not.
-    async fn clean_up_unknown(self: &Arc<Self>, known: &[Loaded]) {
-        for id in self.records.list() {
-            if known.iter().any(|loaded| loaded.id == id) {
-                continue;
-            }
-            let env = self.clone();
-            let forget = move || {
-                if let Some(live) = crate::launch::adopt(&env, id) {
-                    tracing::warn!(container = %id, "killing a container that has no configuration");
-                    crate::launch::clean_up(&env, id, live);
+impl Refreshed {
+    /// Tells the actors; returns those that have ended.
+    async fn apply(self) -> Vec<ContainerId> {
+        for (entry, reconfigure) in self.changed {
+            match entry.port.reconfigure.call(reconfigure).await {
+                // One that runs keeps what it was started with.
+                Ok(()) | Err(ContainerError::AlreadyRunning(_)) => {}
+                // One container's trouble is not the others'.
+                Err(error) => {
+                    tracing::error!(container = %entry.id, %error, "not reloaded");
                 }
-            };
-            let _ = self.storage.run(forget).await;
-        }
-    }
-}
-
-impl Entry {
-    /// Waits until it is known whether the container runs.
-    async fn known(&self) {
-        let mut view = self.view.clone();
-        // Fails when the actor is given up, and then there is nothing to know.
-        let _ = view.wait_for(|view| view.known).await;
-    }
-
-    /// Waits until the state is one of these, or the limit has passed.
-    async fn wait_for(&self, wanted: impl Fn(State) -> bool, limit: Instant) -> bool {
-        let mut view = self.view.clone();
-        let waited = timeout_at(limit, view.wait_for(|view| wanted(view.state))).await;
-        matches!(waited, Ok(Ok(_)))
-    }
-
-    /// Ends whatever runs of the container, and its actor.
-    async fn end(&self) -> Result<(), ContainerError> {
-        let limit = Instant::now() + REMOVE_LIMIT;
-        // A launch cannot be interrupted, but it ends soon.
-        self.wait_for(|state| !matches!(state, State::Starting { .. }), limit)
-            .await;
-        if !self.view.borrow().state.is_at_rest() {
-            match self.port.kill.call(Kill).await {
-                Ok(()) | Err(ContainerError::NotRunning(_)) => {}
-                Err(error) => return Err(error),
             }
-            self.wait_for(State::is_at_rest, limit).await;
         }
-        match self.port.retire.call(Retire).await {
-            // An actor that was given up is gone already.
-            Err(ContainerError::Bus(BusError::Unbound(_))) => Ok(()),
-            other => other,
+        let mut ended = Vec::new();
+        for entry in self.gone {
+            match entry.retire().await {
+                Ok(()) => ended.push(entry.id),
+                Err(error) => tracing::warn!(container = %entry.id, %error, "kept"),
+            }
         }
-    }
-
-    /// Asks the container to stop and waits until it has.
-    async fn halt(&self, limit: Instant) -> bool {
-        self.wait_for(|state| !matches!(state, State::Starting { .. }), limit)
-            .await;
-        // A container that is stopped or stopping refuses, which is fine.
-        let _ = self.port.halt.call(Halt).await;
-        self.wait_for(State::is_at_rest, limit).await
+        ended
     }
 }
 
@@ -328,7 +188,7 @@ impl Actor for Manager {
                 tracing::error!(%error, "the store of containers cannot be read");
                 Vec::new()
             });
-            env.clean_up_unknown(&loaded).await;
+            env.clean_up_unknown().await;
             loaded
         };
         let load = load.into_actor(self).then(|loaded, manager, _| {
@@ -386,13 +246,17 @@ impl Handler<Create> for Manager {
     type Result = ResponseActFuture<Self, Result<(ContainerId, ContainerConfig), ContainerError>>;
 
     fn handle(&mut self, request: Create, _: &mut Context<Self>) -> Self::Result {
-        let env = self.env.clone();
-        let create = async move { env.create(request).await };
-        Box::pin(create.into_actor(self).map(|created, manager, _| {
+        let (env, changes) = (self.env.clone(), self.changes.clone());
+        let create = async move {
+            let turn = changes.lock_owned().await;
+            (env.create(request).await, turn)
+        };
+        Box::pin(create.into_actor(self).map(|(created, turn), manager, _| {
             let created = created?;
             let answer = (created.id, (*created.config).clone());
             tracing::info!(container = %created.id, name = created.config.name, "created");
             manager.register(created);
+            drop(turn);
             manager.env.events.publish(Event::ContainerListChanged);
             Ok(answer)
         }))
@@ -412,38 +276,45 @@ impl Handler<Remove> for Manager {
         };
         // Out of the list first: nobody can start it any more while it is being taken apart.
         let entry = self.entries.remove(at);
-        let env = self.env.clone();
+        self.removing.insert(id);
+        let (env, changes) = (self.env.clone(), self.changes.clone());
         let remove = async move {
-            let ended = entry.end().await;
-            let storage = env.storage.clone();
-            let removed = match ended {
-                Ok(()) => storage
-                    .run(move || env.store.remove(id))
-                    .await
-                    .map_err(died)
-                    .and_then(|removed| removed),
+            let removed = match entry.end().await {
+                Ok(()) => {
+                    let _turn = changes.lock().await;
+                    env.in_turn(id, &env.storage, move |env| env.store.remove(id))
+                        .await
+                        .and_then(|removed| removed)
+                }
                 Err(error) => Err(error),
             };
-            (entry, removed)
+            // One that could not be removed comes back as it is on disk, if its actor has ended.
+            let left = match &removed {
+                Ok(()) => None,
+                Err(_) => env.load(id).await.ok(),
+            };
+            (entry, removed, left)
         };
-        Box::pin(
-            remove
-                .into_actor(self)
-                .map(move |(entry, removed), manager, _| {
-                    match &removed {
-                        Ok(()) => {
-                            tracing::info!(container = %id, "removed");
-                            manager.env.events.publish(Event::ContainerListChanged);
-                        }
-                        Err(error) => {
-                            tracing::error!(container = %id, %error, "a container was not removed");
-                            let at = at.min(manager.entries.len());
-                            manager.entries.insert(at, entry);
-                        }
+        let remove = remove.into_actor(self);
+        Box::pin(remove.map(move |(entry, removed, left), manager, _| {
+            manager.removing.remove(&id);
+            match &removed {
+                Ok(()) => {
+                    tracing::info!(container = %id, "removed");
+                    manager.env.forget(id);
+                    manager.env.events.publish(Event::ContainerListChanged);
+                }
+                Err(error) => {
+                    tracing::error!(container = %id, %error, "a container was not removed");
+                    match (entry.port.retire.is_bound(), left) {
+                        (true, _) => manager.entries.insert(at.min(manager.entries.len()), entry),
+                        (false, Some(left)) => manager.register(left),
+                        (false, None) => {}
                     }
-                    removed
-                }),
-        )
+                }
+            }
+            removed
+        }))
     }
 }
 
@@ -451,21 +322,31 @@ impl Handler<Reload> for Manager {
     type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
 
     fn handle(&mut self, _: Reload, _: &mut Context<Self>) -> Self::Result {
-        let env = self.env.clone();
-        let load = async move { env.load_all().await };
-        Box::pin(load.into_actor(self).then(|loaded, manager, _| {
-            let changed = loaded.map(|loaded| manager.refresh(loaded));
+        let (env, changes) = (self.env.clone(), self.changes.clone());
+        let load = async move {
+            let turn = changes.lock_owned().await;
+            // A guest OS that was put into the store by hand counts from now on as well.
+            if let Err(error) = env.guestos.rescan.call(Rescan).await {
+                tracing::error!(%error, "the guest OS store was not read again");
+            }
+            (env.load_all().await, turn)
+        };
+        let refresh = load.into_actor(self).then(|(loaded, turn), manager, _| {
+            let refreshed = loaded.map(|loaded| manager.refresh(loaded));
             async move {
-                for (port, reconfigure) in changed? {
-                    match port.reconfigure.call(reconfigure).await {
-                        // One that runs keeps what it was started with.
-                        Ok(()) | Err(ContainerError::AlreadyRunning(_)) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(())
+                let ended = match refreshed {
+                    Ok(refreshed) => Ok(refreshed.apply().await),
+                    Err(error) => Err(error),
+                };
+                (ended, turn)
             }
             .into_actor(manager)
+        });
+        Box::pin(refresh.map(|(ended, turn), manager, _| {
+            let ended = ended?;
+            manager.entries.retain(|entry| !ended.contains(&entry.id));
+            drop(turn);
+            Ok(())
         }))
     }
 }
@@ -474,6 +355,7 @@ impl Handler<Shutdown> for Manager {
     type Result = ResponseFuture<Result<(), ContainerError>>;
 
     fn handle(&mut self, _: Shutdown, _: &mut Context<Self>) -> Self::Result {
+        self.env.close();
         let entries = self.entries.clone();
         let hierarchies = self.env.hierarchies.clone();
         Box::pin(async move {

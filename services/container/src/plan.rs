@@ -10,8 +10,8 @@ use cml_bus::api::guestos::{ImageLease, ResolvedMount};
 use cml_sys::{
     idmap::IdRange,
     plan::{
-        BootReport, DEVICES, DROPPED_ALWAYS, DROPPED_WITHOUT_USER_NAMESPACE, EnterPlan, InitMode,
-        InitPlan, LaunchPlan, MASKED, Mount, READ_ONLY, Source,
+        BootReport, DEVICES, EnterPlan, InitMode, InitPlan, LaunchPlan, MASKED, Mount, READ_ONLY,
+        Source, dropped_capabilities,
     },
     signal,
 };
@@ -119,7 +119,7 @@ pub fn launch(
         devices: owned(DEVICES),
         masked: owned(MASKED),
         read_only: owned(READ_ONLY),
-        dropped_capabilities: dropped_capabilities(ids.is_some()),
+        dropped_capabilities: dropped_capabilities(ids.is_some(), config.netns()),
         service_socket: Some(SERVICE_SOCKET.into()),
         init: init(config, guestos)?,
     };
@@ -128,14 +128,6 @@ pub fn launch(
 
 fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()
-}
-
-fn dropped_capabilities(user_namespace: bool) -> Vec<u32> {
-    let mut dropped = DROPPED_ALWAYS.to_vec();
-    if !user_namespace {
-        dropped.extend(DROPPED_WITHOUT_USER_NAMESPACE);
-    }
-    dropped
 }
 
 /// What a mount shows (runtime.md 3.2); `None` for images that are stored but not mounted.
@@ -226,14 +218,24 @@ pub struct Command {
     pub terminal: Option<(u16, u16)>,
 }
 
-/// Plans a command in a container whose init got this environment. Later words win over earlier ones of
-/// the same name.
-pub fn enter(init_env: &[String], user_namespace: bool, command: Command) -> EnterPlan {
+/// What a running container has, as far as commands in it are concerned.
+#[derive(Debug, Clone, Copy)]
+pub struct Inside<'a> {
+    /// The environment of its init.
+    pub init_env: &'a [String],
+    /// It has a user namespace of its own.
+    pub user_namespace: bool,
+    /// It has a network of its own.
+    pub own_network: bool,
+}
+
+/// Plans a command in a container. Later words of the environment win over earlier ones of the same name.
+pub fn enter(inside: Inside<'_>, command: Command) -> EnterPlan {
     let mut env = vec![DEFAULT_PATH.to_owned(), "HOME=/root".to_owned()];
     if command.terminal.is_some() {
         env.push("TERM=xterm".to_owned());
     }
-    for word in init_env.iter().chain(&command.env) {
+    for word in inside.init_env.iter().chain(&command.env) {
         let name = |word: &str| word.split('=').next().unwrap_or_default().to_owned();
         env.retain(|earlier| name(earlier) != name(word));
         env.push(word.clone());
@@ -243,8 +245,8 @@ pub fn enter(init_env: &[String], user_namespace: bool, command: Command) -> Ent
         env,
         workdir: command.workdir.map_or_else(|| "/".into(), PathBuf::from),
         terminal: command.terminal,
-        user_namespace,
-        dropped_capabilities: dropped_capabilities(user_namespace),
+        user_namespace: inside.user_namespace,
+        dropped_capabilities: dropped_capabilities(inside.user_namespace, inside.own_network),
     }
 }
 
@@ -356,7 +358,12 @@ mod tests {
             terminal: None,
         };
         let init_env = ["A=guest".to_owned(), "B=guest".to_owned()];
-        let plan = enter(&init_env, true, command);
+        let inside = Inside {
+            init_env: &init_env,
+            user_namespace: true,
+            own_network: true,
+        };
+        let plan = enter(inside, command);
         assert_eq!(
             plan.env,
             ["HOME=/root", "A=guest", "PATH=/bin", "B=command"]

@@ -10,13 +10,16 @@ use std::{
 };
 
 use cml_bus::{api::container::ContainerError, id::ContainerId};
-use cml_sys::{atomic, cgroup::Group, plan::ChosenInit, proc};
+use cml_sys::{atomic, cgroup::Group, file, host::Prepared, plan::ChosenInit, proc};
 use cml_wire::proto::ContainerTrust;
 use serde::{Deserialize, Serialize};
 
 use crate::{env::private_dir, fsm::State};
 
 /// Everything about one container that is being launched or runs.
+///
+/// A daemon reads the records of the one before it, which may have been an older version: a field that is
+/// added gets `#[serde(default)]`, and no field changes its meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The boot in which it was written.
@@ -47,6 +50,10 @@ pub struct Running {
     pub init: ChosenInit,
     /// Its slot of ids, `None` without a user namespace.
     pub id_slot: Option<u32>,
+    /// The configuration that it was started with, in text form.
+    pub config: String,
+    /// It has a network of its own.
+    pub own_network: bool,
     /// The environment of its init.
     pub init_env: Vec<String>,
     /// Who vouches for its guest OS, as the number on the wire.
@@ -57,28 +64,38 @@ pub struct Running {
     pub group: Group,
 }
 
+/// What a launch knows of a guest before it runs.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Its slot of ids, `None` without a user namespace.
+    pub id_slot: Option<u32>,
+    /// The configuration in text form.
+    pub config: String,
+    /// It has a network of its own.
+    pub own_network: bool,
+    /// The environment of its init.
+    pub init_env: Vec<String>,
+    /// Who vouches for its guest OS.
+    pub trust: ContainerTrust,
+    /// Its groups.
+    pub group: Group,
+}
+
 impl Running {
     /// A guest that has just been started.
-    #[allow(clippy::too_many_arguments)] // each is one fact, and there is one caller
-    pub fn new(
-        pid: i32,
-        start_time: u64,
-        init: ChosenInit,
-        id_slot: Option<u32>,
-        init_env: Vec<String>,
-        trust: ContainerTrust,
-        group: Group,
-    ) -> Self {
+    pub fn new(prepared: &Prepared, facts: Facts) -> Self {
         Self {
-            pid,
-            start_time,
+            pid: prepared.pid,
+            start_time: prepared.start_time,
             started: proc::boottime(),
-            init,
-            id_slot,
-            init_env,
-            trust: trust.into(),
+            init: prepared.init,
+            id_slot: facts.id_slot,
+            config: facts.config,
+            own_network: facts.own_network,
+            init_env: facts.init_env,
+            trust: facts.trust.into(),
             state: State::Booting,
-            group,
+            group: facts.group,
         }
     }
 
@@ -112,6 +129,17 @@ impl Undo {
     }
 }
 
+/// What is written down about a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing that means anything now.
+    Nothing,
+    /// It is being launched, or runs.
+    Record(Box<Record>),
+    /// Something, but nobody knows what: the container may run.
+    Unreadable,
+}
+
 /// The directory of records.
 #[derive(Debug)]
 pub struct Records(PathBuf);
@@ -133,15 +161,25 @@ impl Records {
         atomic::write_volatile(&self.path(id), &text, 0o600).map_err(|error| error.to_string())
     }
 
-    /// The record of a container, unless it is of an earlier boot or no record at all.
-    pub fn read(&self, id: ContainerId) -> Option<Record> {
-        let text = fs::read(self.path(id)).ok()?;
-        match serde_json::from_slice::<Record>(&text) {
-            Ok(record) if proc::boot_id().is_ok_and(|now| now == record.boot_id) => Some(record),
-            Ok(_) => None,
+    /// What is written down about a container.
+    pub fn read(&self, id: ContainerId) -> Found {
+        let text = match file::read(&self.path(id)) {
+            Ok(text) => text,
+            Err(error) if error.is_absence() => return Found::Nothing,
             Err(error) => {
-                tracing::error!(container = %id, %error, "the record of a container is unreadable");
-                None
+                tracing::error!(container = %id, %error, "a record cannot be read");
+                return Found::Unreadable;
+            }
+        };
+        match serde_json::from_slice::<Record>(&text) {
+            Ok(record) if proc::boot_id().is_ok_and(|now| now == record.boot_id) => {
+                Found::Record(Box::new(record))
+            }
+            // Nothing of an earlier boot is left.
+            Ok(_) => Found::Nothing,
+            Err(error) => {
+                tracing::error!(container = %id, %error, "a record cannot be understood");
+                Found::Unreadable
             }
         }
     }
@@ -181,19 +219,20 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_an_earlier_boot_or_a_damaged_one_means_nothing() {
+    fn a_record_of_an_earlier_boot_means_nothing_and_a_damaged_one_something_unknown() {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::open(dir.path()).unwrap();
         let id = ContainerId::random();
         let now = record(&proc::boot_id().unwrap());
         records.write(id, &now).unwrap();
-        assert_eq!(records.read(id), Some(now));
+        assert_eq!(records.read(id), Found::Record(Box::new(now)));
         assert_eq!(records.list(), [id]);
         records.write(id, &record("another")).unwrap();
-        assert_eq!(records.read(id), None);
+        assert_eq!(records.read(id), Found::Nothing);
         fs::write(records.path(id), "{").unwrap();
-        assert_eq!(records.read(id), None);
+        assert_eq!(records.read(id), Found::Unreadable);
         records.remove(id);
+        assert_eq!(records.read(id), Found::Nothing);
         assert!(records.list().is_empty());
     }
 }

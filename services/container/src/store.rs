@@ -4,7 +4,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -13,7 +12,9 @@ use cml_bus::{
     api::container::{ContainerError, Signature},
     id::ContainerId,
 };
-use cml_sys::atomic;
+use cml_sys::{atomic, file};
+
+use crate::env::private_dir;
 
 /// The directory of configurations.
 #[derive(Debug, Clone)]
@@ -47,11 +48,7 @@ impl Store {
             keys: base.join("keys"),
         };
         for path in [&store.containers, &store.keys] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(|error| failed(path, error))?;
+            private_dir(path)?;
         }
         Ok(store)
     }
@@ -84,15 +81,14 @@ impl Store {
     /// It cannot be read.
     pub fn read(&self, id: ContainerId) -> Result<Stored, ContainerError> {
         let path = self.file(id, "conf");
-        let config = fs::read(&path).map_err(|error| failed(&path, error))?;
-        let signature = fs::read(self.file(id, "sig"))
-            .and_then(|signature| {
-                Ok(Signature {
-                    signature,
-                    certificate: fs::read(self.file(id, "cert"))?,
-                })
-            })
-            .ok();
+        let config = file::read(&path).map_err(|error| failed(&path, error.source))?;
+        let part = |suffix| file::read(&self.file(id, suffix)).ok();
+        let signature = part("sig")
+            .zip(part("cert"))
+            .map(|(signature, certificate)| Signature {
+                signature,
+                certificate,
+            });
         Ok(Stored {
             config,
             signature,
@@ -132,8 +128,9 @@ impl Store {
         Ok(created)
     }
 
-    fn created(&self, id: ContainerId) -> u64 {
-        let stored = fs::read(self.file(id, "created")).ok();
+    /// When a container was created, in seconds of Unix time.
+    pub fn created(&self, id: ContainerId) -> u64 {
+        let stored = file::read(&self.file(id, "created")).ok();
         if let Some(bytes) = stored.and_then(|bytes| bytes.try_into().ok()) {
             return u64::from_ne_bytes(bytes);
         }
@@ -147,7 +144,7 @@ impl Store {
 
     /// The slot of ids that the container had last (runtime.md 2.4: a native int).
     pub fn id_slot(&self, id: ContainerId) -> Option<u32> {
-        let bytes = fs::read(self.file(id, "uid")).ok()?;
+        let bytes = file::read(&self.file(id, "uid")).ok()?;
         u32::try_from(i32::from_ne_bytes(bytes.try_into().ok()?)).ok()
     }
 

@@ -68,6 +68,7 @@ impl Rig {
             }),
             other => Err(not_installed(other)),
         });
+        fake(&guestos.rescan, |_| Ok(()));
         let resolves = fake(&guestos.resolve, |resolve| {
             Err(not_installed(&resolve.name))
         });

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use cml_sys::path::is_component;
+use cml_sys::{mount::options, path::is_component};
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 
 /// A configuration that cannot be used although its signature is good.
@@ -20,9 +20,12 @@ pub enum BadConfig {
     /// A mount point that is not a plain absolute path.
     #[error("the mount point {0:?} must be absolute, without `..`")]
     MountPoint(String),
-    /// A file system type that is not one word.
-    #[error("{0:?} is no file system type")]
+    /// A file system that no image may have.
+    #[error("{0:?} is no file system that an image may have, such as squashfs, erofs or ext4")]
     FsType(String),
+    /// An option that would lead out of the image.
+    #[error("mount_data {0:?}: an image takes no option that names another file or device")]
+    MountData(String),
     /// The program to start is not named by a plain absolute path.
     #[error("init_path {0:?} must be absolute, without `..`")]
     Init(String),
@@ -69,14 +72,41 @@ fn check_mount(mount: &GuestOsMount) -> Result<(), BadConfig> {
     if !is_plain_absolute(&mount.mount_point) {
         return Err(BadConfig::MountPoint(mount.mount_point.clone()));
     }
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    if mount.fs_type.is_empty() || !mount.fs_type.bytes().all(word) {
-        return Err(BadConfig::FsType(mount.fs_type.clone()));
-    }
     if mount.mount_data().contains('\0') {
         return Err(BadConfig::Nul("mount_data"));
     }
-    Ok(())
+    match mount.mount_type() {
+        Type::Shared | Type::SharedRw | Type::OverlayRo => check_image(mount),
+        _ => Ok(()),
+    }
+}
+
+/// File systems that live on a block device and need nothing else. The daemon mounts images with all its
+/// rights, so a type like `overlay` or `9p` would show whatever of the host its options name.
+const IMAGE_FILE_SYSTEMS: &[&str] = &[
+    "squashfs", "erofs", "ext4", "ext3", "ext2", "btrfs", "xfs", "f2fs", "vfat", "iso9660",
+];
+
+/// Options of those file systems that name other devices.
+const OUTSIDE: &[&str] = &[
+    "source",
+    "device",
+    "journal_dev",
+    "journal_path",
+    "logdev",
+    "rtdev",
+];
+
+fn check_image(mount: &GuestOsMount) -> Result<(), BadConfig> {
+    if !IMAGE_FILE_SYSTEMS.contains(&mount.fs_type.as_str()) {
+        return Err(BadConfig::FsType(mount.fs_type.clone()));
+    }
+    let leads_out = |(key, value): &(&str, &str)| OUTSIDE.contains(key) || value.contains('/');
+    let of_image = mount.mount_type() != Type::SharedRw;
+    match of_image && options(mount.mount_data()).iter().any(leads_out) {
+        true => Err(BadConfig::MountData(mount.mount_data().to_owned())),
+        false => Ok(()),
+    }
 }
 
 fn is_plain_absolute(text: &str) -> bool {
@@ -137,10 +167,26 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_type_is_one_word() {
-        for bad in ["", "ext4,x", "ext4 ", "a\0"] {
-            assert!(changed(|c| c.mounts[0].fs_type = bad.into()).is_err());
+    fn an_image_has_a_file_system_of_its_own_and_no_option_leads_out_of_it() {
+        for bad in [
+            "", "ext4,x", "a\0", "overlay", "nfs", "9p", "proc", "tmpfs", "fuse",
+        ] {
+            let refused = changed(|c| c.mounts[0].fs_type = bad.into());
+            assert_eq!(refused, Err(BadConfig::FsType(bad.into())));
         }
+        for bad in [
+            "lowerdir=/etc",
+            "device=/dev/sda",
+            "ro,source=sda",
+            "logdev=x",
+        ] {
+            let refused = changed(|c| c.mounts[0].mount_data = Some(bad.into()));
+            assert_eq!(refused, Err(BadConfig::MountData(bad.into())));
+        }
+        assert_eq!(
+            changed(|c| c.mounts[0].mount_data = Some("noload,errors=continue".into())),
+            Ok(())
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use cml_bus::{
     error::BusError,
 };
 use cml_sys::{image::Image, mount};
-use cml_wire::proto::{GuestOsConfig, GuestOsMount};
+use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
@@ -99,7 +99,11 @@ fn verified_mount(wanted: &Wanted) -> Result<ImageLease, GuestOsError> {
         path: wanted.path.display().to_string(),
         reason,
     };
-    let data = wanted.mount.mount_data();
+    // Those of SHARED_RW are for the tmpfs over the image (runtime.md 3.2).
+    let data = match wanted.mount.mount_type() {
+        Type::SharedRw => "",
+        _ => wanted.mount.mount_data(),
+    };
     let mounted = image
         .mount(&wanted.mount.fs_type, &mount::options(data), &wanted.at)
         .map_err(|error| unmountable(error.to_string()))?;

@@ -54,19 +54,16 @@ pub fn scan(store: &Path) -> Result<Vec<Entry>, GuestOsError> {
         .into_iter()
         .filter_map(|stem| match read(store, &stem) {
             Ok(signed) => Some(Entry { stem, signed }),
-            Err((path, error)) => {
-                tracing::warn!(path = %path.display(), %error, "guest OS skipped");
+            Err(error) => {
+                tracing::warn!(guestos = stem, %error, "guest OS skipped");
                 None
             }
         })
         .collect())
 }
 
-fn read(store: &Path, stem: &str) -> Result<VerifySignature, (PathBuf, io::Error)> {
-    let part = |suffix: &str| {
-        let path = store.join(format!("{stem}.{suffix}"));
-        fs::read(&path).map_err(|error| (path, error))
-    };
+fn read(store: &Path, stem: &str) -> cml_sys::Result<VerifySignature> {
+    let part = |suffix: &str| cml_sys::file::read(&store.join(format!("{stem}.{suffix}")));
     Ok(VerifySignature {
         data: part("conf")?,
         signature: part("sig")?,

@@ -24,7 +24,9 @@ pub(crate) fn mount(root: &OwnedFd, nodes: &[String]) -> Result<()> {
     let tree = mount::create(
         "tmpfs",
         &[("mode", "0755"), ("size", "256k")],
+        // Only the nodes that are bound below are devices: each is a mount with flags of its own.
         Restrict {
+            no_dev: true,
             no_suid: true,
             no_exec: true,
             ..Restrict::default()

@@ -99,6 +99,9 @@ pub(crate) fn run(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failur
     join(&init, plan.user_namespace)?;
     drop(init);
     let terminal = plan.terminal.map(open_terminal).transpose()?;
+    if !plan.user_namespace {
+        isolate::forbid_kernel_loading().stage("filter system calls")?;
+    }
     isolate::drop_privileges(&plan.dropped_capabilities).stage("drop capabilities")?;
 
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).stage("make a pipe")?;
@@ -195,6 +198,7 @@ fn prepare_command(
     pipes: &[OwnedFd],
     plan: &EnterPlan,
 ) -> Result<(), Failure> {
+    die_with_helper()?;
     rustix::process::setsid().stage("start a session")?;
     let ends: Vec<_> = match &slave {
         Some(slave) => {
@@ -211,7 +215,6 @@ fn prepare_command(
     rustix::stdio::dup2_stderr(stderr).stage("connect the command")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     enter_directory(&plan.workdir).stage(&format!("enter `{}`", plan.workdir.display()))?;
-    die_with_helper();
     isolate::last_steps().stage("clean up")
 }
 
@@ -224,9 +227,15 @@ fn enter_directory(at: &Path) -> cml_sys::Result<()> {
 }
 
 /// The daemon ends a session whose client is gone by ending the helper, which is all it can see of it.
-fn die_with_helper() {
+fn die_with_helper() -> Result<(), Failure> {
     // SAFETY: a prctl with plain numbers; it cannot fail for a valid signal.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    // The helper is outside of this PID namespace and so has no number here. A parent that has one is the
+    // container's init: the helper died before the line above.
+    match rustix::process::getppid() {
+        None => Ok(()),
+        Some(_) => Err("the helper is gone").stage("start a session"),
+    }
 }
 
 /// Where a command may be: itself if it names a path, else every directory of its own `PATH`.

@@ -49,6 +49,9 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
     let chosen = choose(&plan.init)?;
+    if plan.ids.is_none() {
+        isolate::forbid_kernel_loading().stage("filter system calls")?;
+    }
     isolate::drop_privileges(&plan.dropped_capabilities).stage("drop capabilities")?;
     let passed: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
     channel

@@ -104,3 +104,55 @@ pub(crate) fn last_steps() -> Result<()> {
     }
     Ok(())
 }
+
+/// Refuses the system calls that load a kernel: SYS_BOOT is for ending the own PID namespace
+/// (docs/adr/0005-capabilities.md). Calls of another architecture have other numbers and are refused as a
+/// whole, as if this kernel could not do them.
+pub(crate) fn forbid_kernel_loading() -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    const NATIVE: u32 = 0xC000_003E; // AUDIT_ARCH_X86_64
+    #[cfg(target_arch = "aarch64")]
+    const NATIVE: u32 = 0xC000_00B7; // AUDIT_ARCH_AARCH64
+    #[cfg(target_arch = "riscv64")]
+    const NATIVE: u32 = 0xC000_00F3; // AUDIT_ARCH_RISCV64
+    /// x32 calls carry the native architecture and this bit.
+    const X32: u32 = 0x4000_0000;
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // Offsets in `struct seccomp_data` of linux/seccomp.h.
+    const NUMBER: u32 = 0;
+    const ARCHITECTURE: u32 = 4;
+    let refuse = |errno: i32| libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
+    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        step(LOAD, ARCHITECTURE, 0, 0),
+        step(EQUAL, NATIVE, 1, 0),
+        step(RETURN, refuse(libc::ENOSYS), 0, 0),
+        step(LOAD, NUMBER, 0, 0),
+        step(AT_LEAST, X32, 3, 0),
+        step(EQUAL, libc::SYS_kexec_load as u32, 3, 0),
+        step(EQUAL, libc::SYS_kexec_file_load as u32, 2, 0),
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+        step(RETURN, refuse(libc::ENOSYS), 0, 0),
+        step(RETURN, refuse(libc::EPERM), 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program is live for the call, which copies it.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).context("install", "system call filter"),
+    }
+}

@@ -20,6 +20,8 @@ use crate::error::{Context, Error, Result};
 const PARENT: &str = "cml";
 /// How long the kernel may take to freeze, and how often it is asked (runtime.md 0.5: 50 x 100 ms).
 const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long killed processes may take to leave: one that gives gigabytes back needs seconds.
+const EMPTY_PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 
 /// The group hierarchies of this machine that containers are put into.
@@ -164,17 +166,20 @@ impl Group {
                 other => return other,
             }
         }
-        // Freezing first keeps a fork bomb from outrunning the loop; a frozen v1 task dies when thawed.
-        let frozen = self.freezer.is_some() && self.set_v1(true).is_ok();
+        // Freezing first keeps a fork bomb from outrunning the loop. Whether or not that worked: a task that
+        // is frozen dies only when it is thawed.
+        if self.freezer.is_some() {
+            let _ = self.set_v1(true);
+        }
         for pid in self.processes() {
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
-        if frozen {
-            self.set_v1(false)?;
+        match &self.freezer {
+            Some(path) if path.exists() => self.set_v1(false),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn processes(&self) -> Vec<i32> {
@@ -225,22 +230,13 @@ impl Group {
         })
     }
 
-    /// Whether any process is left in the group.
-    pub fn is_populated(&self) -> bool {
-        match &self.unified {
-            Some(path) => fs::read_to_string(path.join("cgroup.events"))
-                .is_ok_and(|events| events.contains("populated 1")),
-            None => !self.processes().is_empty(),
-        }
-    }
-
     /// Removes the groups with everything below them. They must be empty of processes, or become so
     /// within a moment.
     ///
     /// # Errors
     /// Processes are still in them.
     pub fn remove(&self) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + EMPTY_PATIENCE;
         for path in self.paths() {
             loop {
                 match remove_tree(path) {

@@ -66,16 +66,17 @@ impl Waiter {
         self.channel.as_fd()
     }
 
-    /// Kills the command: it dies with its helper.
+    /// Kills the command, which dies with its helper. What it has started itself goes on, as below any shell
+    /// whose terminal is gone.
     pub fn kill(&self) {
         // It may have ended on its own in this moment.
         let _ = pidfd::signal(&self.helper, libc::SIGKILL);
     }
 
-    /// Waits for the end of the command. Its status, 128 + n for signal n; 137 when it was killed together
+    /// The end of the command, which must be near: it has been reported, or the command was killed. Its status, 128 + n for signal n; 137 when it was killed together
     /// with its helper.
     pub fn status(self) -> i32 {
-        let status = match self.channel.receive(None) {
+        let status = match self.channel.receive(Some(PATIENCE)) {
             Ok((FromInit::Ended { status }, _)) => status,
             _ => 128 + libc::SIGKILL,
         };

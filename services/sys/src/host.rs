@@ -30,6 +30,8 @@ pub struct Tree<'a> {
     pub source: BorrowedFd<'a>,
     /// The container may not write to it.
     pub read_only: bool,
+    /// Set-uid bits mean nothing.
+    pub no_suid: bool,
 }
 
 /// A container that is put together and waits for [`Prepared::go`].
@@ -134,6 +136,7 @@ fn copy_for_guest(tree: &Tree<'_>, userns: Option<&OwnedFd>) -> Result<OwnedFd> 
     let copy = mount::copy_tree(tree.source)?;
     let restrict = Restrict {
         read_only: tree.read_only,
+        no_suid: tree.no_suid,
         no_dev: true,
         ..Restrict::default()
     };

@@ -27,7 +27,7 @@ impl Image {
     /// What the kernel said.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self {
-            file: File::open(path).context("open", path.display())?,
+            file: crate::file::open(path)?,
             path: path.to_owned(),
         })
     }

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod channel;
 pub mod error;
 pub mod exec;
+pub mod file;
 pub mod host;
 pub mod idmap;
 pub mod image;

@@ -1,7 +1,6 @@
 //! Mounts by file descriptor: nothing is found twice by its path between check and use (SEC-03, SEC-06).
 
 use std::{
-    ffi::CString,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -9,9 +8,9 @@ use std::{
 use rustix::{
     fs::CWD,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
-        MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
-        fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+        OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+        fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
     },
 };
 
@@ -278,16 +277,6 @@ pub fn bind_read_only(target: impl AsFd) -> Result<()> {
         None,
     )?;
     attach(copy, target)
-}
-
-/// A classic mount of a kernel file system for callers that have no better path: flags only.
-///
-/// # Errors
-/// What the kernel said.
-pub fn classic(source: &str, target: &Path, fs_type: &str, flags: MountFlags) -> Result<()> {
-    let data = CString::default();
-    rustix::mount::mount(source, target, fs_type, flags, data.as_c_str())
-        .context("mount", target.display())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Processes by pidfd: no reuse of numbers, no `waitpid(-1)` (LIF-02).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -17,17 +17,6 @@ pub enum Ended {
     Signalled(i32),
     /// It is not our child, so the kernel does not tell.
     Unknown,
-}
-
-impl Ended {
-    /// The status as a shell shows it: 128 + n for signal n.
-    pub fn shell_status(self) -> i32 {
-        match self {
-            Self::Exited(status) => status,
-            Self::Signalled(signal) => 128 + signal,
-            Self::Unknown => 255,
-        }
-    }
 }
 
 /// A descriptor for a running process, checked to be the one that started at `start_time`.
@@ -63,7 +52,8 @@ pub fn signal(pidfd: impl AsFd, number: i32) -> Result<()> {
     pidfd_send_signal(pidfd, signal).context("send signal", number)
 }
 
-/// Collects a process that has ended. Only its parent learns how.
+/// Collects a process that has ended. Of one that is not our child the kernel tells how it ended since
+/// Linux 6.15, and only when its parent has collected it.
 ///
 /// # Errors
 /// What the kernel said.
@@ -77,9 +67,41 @@ pub fn reap(pidfd: impl AsFd) -> Result<Ended> {
             (None, Some(signal)) => Ended::Signalled(signal),
             (None, None) => Ended::Unknown,
         }),
-        Ok(None) | Err(rustix::io::Errno::CHILD) => Ok(Ended::Unknown),
+        Ok(None) => Ok(Ended::Unknown),
+        Err(rustix::io::Errno::CHILD) => Ok(told(pidfd).unwrap_or(Ended::Unknown)),
         Err(error) => Err(error).context("wait for", "process"),
     }
+}
+
+/// `struct pidfd_info` of linux/pidfd.h in its first version, 64 bytes.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    mask: u64,
+    group: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// _IOWR(0xFF, 11, struct pidfd_info)
+const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+/// What the kernel tells about the end of any process.
+fn told(pidfd: impl AsFd) -> Option<Ended> {
+    let mut info = Info {
+        mask: PIDFD_INFO_EXIT,
+        ..Info::default()
+    };
+    // SAFETY: the request takes a live structure of exactly this size.
+    let done = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    if done != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
+        return None;
+    }
+    Some(match info.exit_code & 0x7f {
+        0 => Ended::Exited((info.exit_code >> 8) & 0xff),
+        signal => Ended::Signalled(signal),
+    })
 }
 
 /// Waits until a process has ended, at most this long, and collects it.

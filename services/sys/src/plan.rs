@@ -224,10 +224,32 @@ pub const READ_ONLY: &[&str] = &[
 /// The nodes of the default device list (runtime.md 2.8) that exist as files in `/dev`.
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
-/// Capabilities dropped from every container (runtime.md 2.5): LINUX_IMMUTABLE, IPC_OWNER, SYS_MODULE,
+/// Dropped even where a user namespace confines root (runtime.md 2.5): LINUX_IMMUTABLE, IPC_OWNER, SYS_MODULE,
 /// SYS_PTRACE, SYS_PACCT, LEASE, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG.
-pub const DROPPED_ALWAYS: &[u32] = &[9, 15, 16, 19, 20, 28, 30, 31, 32, 33, 34];
+const DROPPED_ALWAYS: &[u32] = &[9, 15, 16, 19, 20, 28, 30, 31, 32, 33, 34];
 
-/// Dropped as well where no user namespace confines them: IPC_LOCK, SYS_ADMIN, SYS_CHROOT, SYS_TIME,
-/// SYS_TTY_CONFIG.
-pub const DROPPED_WITHOUT_USER_NAMESPACE: &[u32] = &[14, 18, 21, 25, 26];
+/// What root keeps where no user namespace confines it (docs/adr/0005-capabilities.md): CHOWN, DAC_OVERRIDE,
+/// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_BROADCAST, NET_RAW, SYS_BOOT,
+/// SYS_NICE, SYS_RESOURCE, AUDIT_WRITE, WAKE_ALARM. A list of what is kept, so that a capability that a later
+/// kernel invents is dropped.
+const KEPT_WITHOUT_USER_NAMESPACE: &[u32] =
+    &[0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 13, 22, 23, 24, 29, 35];
+
+/// NET_ADMIN; kept as well where the network is the container's own.
+const NET_ADMIN: u32 = 12;
+
+/// The highest number that a capability set of the kernel can hold.
+const LAST_CAPABILITY: u32 = 63;
+
+/// The capabilities that a container never gets.
+pub fn dropped_capabilities(user_namespace: bool, own_network: bool) -> Vec<u32> {
+    if user_namespace {
+        return DROPPED_ALWAYS.to_vec();
+    }
+    let kept = |number: &u32| {
+        KEPT_WITHOUT_USER_NAMESPACE.contains(number) || (*number == NET_ADMIN && own_network)
+    };
+    (0..=LAST_CAPABILITY)
+        .filter(|number| !kept(number))
+        .collect()
+}

@@ -20,6 +20,7 @@ pub fn by_name(name: &str) -> Option<i32> {
         "HUP" => libc::SIGHUP,
         "INT" => libc::SIGINT,
         "QUIT" => libc::SIGQUIT,
+        "KILL" => libc::SIGKILL,
         "USR1" => libc::SIGUSR1,
         "USR2" => libc::SIGUSR2,
         "TERM" => libc::SIGTERM,

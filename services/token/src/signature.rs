@@ -138,10 +138,10 @@ fn read_roots(path: &Path) -> Result<Vec<X509>, TokenError> {
         path: path.display().to_string(),
         reason,
     };
-    match fs::read(path) {
+    match cml_sys::file::read(path) {
         Ok(pem) => X509::stack_from_pem(&pem).map_err(|error| bad(error.to_string())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(bad(error.to_string())),
+        Err(error) if error.is_absence() => Ok(Vec::new()),
+        Err(error) => Err(bad(error.source.to_string())),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Softtokens: a key in a PKCS#12 file that opens with a PIN (crypto.md 1.1).
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use cml_bus::{api::token::TokenError, secret::Pin};
+use cml_sys::file;
 use openssl::{
     asn1::Asn1Time,
     bn::{BigNum, MsbOption},
@@ -82,7 +83,8 @@ fn self_signed(name: &str, key: &PKey<Private>) -> Result<X509, ErrorStack> {
 /// # Errors
 /// `WrongPin`, or `Unusable` when the file is missing or damaged.
 pub fn check(path: &Path, pin: &Pin) -> Result<(), TokenError> {
-    let der = Zeroizing::new(fs::read(path).map_err(|error| unusable(path, error))?);
+    let der = file::read(path).map_err(|error| unusable(path, error.source))?;
+    let der = Zeroizing::new(der);
     let token = Pkcs12::from_der(&der).map_err(|error| unusable(path, error))?;
     // No PIN that can be typed holds a NUL, and openssl's strings end at one.
     if pin.expose().contains('\0') {

@@ -1,0 +1,115 @@
+//! The end of a guest: how it is asked for, and how it is noticed.
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use cml_bus::blocking::Pool;
+use cml_sys::{
+    pidfd::{self, Ended},
+    plan::ChosenInit,
+    ready::watch_readable,
+    signal,
+};
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep};
+
+/// How long a guest may take to shut down before it is killed (runtime.md 0.5).
+pub const STOP_LIMIT: Duration = Duration::from_secs(45);
+/// How long a guest that was told on its service socket may do nothing before init gets the signal too:
+/// the existing client reads the message and ignores it (runtime.md 9, number 4).
+const MESSAGE_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between looks whether init listens to its signal yet; it may have been started a moment ago.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(20);
+/// Who collects a process that is not our child does so at once; a second is for a machine that swaps.
+const COLLECTED: Duration = Duration::from_secs(1);
+/// A pause that bounds how late the end of a guest is noticed when the event loop cannot tell.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Sends init the signal that asks it to shut down, as soon as it listens.
+pub async fn ask(init: ChosenInit, pid: i32, process: Arc<OwnedFd>, told: bool) {
+    if told {
+        sleep(MESSAGE_PATIENCE).await;
+    }
+    // `cml-init` as process 1 blocks its signals before anybody can know of it, and SIGKILL asks nobody.
+    let patient = !init.supervised && init.stop_signal != Signal::KILL.as_raw();
+    let end = Instant::now() + STOP_LIMIT;
+    while patient && !signal::is_awaited(pid, init.stop_signal) && Instant::now() < end {
+        sleep(SIGNAL_PAUSE).await;
+    }
+    // Fails when the guest has gone meanwhile.
+    let _ = pidfd::signal(&*process, init.stop_signal);
+}
+
+/// Waits until a process has ended and tells how.
+pub async fn wait(process: Arc<OwnedFd>, pool: Pool) -> Ended {
+    loop {
+        if let Ok(ready) = watch_readable(&*process) {
+            let _ = ready.readable().await;
+            break;
+        }
+        // No descriptor is free for the event loop. The guest must not count as ended for that.
+        let waiting = process.clone();
+        let ended = pool.run(move || pidfd::wait(&*waiting, LOOK_AGAIN)).await;
+        if let Ok(Ok(ended)) = ended {
+            return ended;
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    let end = Instant::now() + COLLECTED;
+    loop {
+        match pidfd::reap(&*process) {
+            // Of a process that somebody else collects the kernel tells only afterwards.
+            Ok(Ended::Unknown) if Instant::now() < end => sleep(SIGNAL_PAUSE).await,
+            ended => return ended.unwrap_or(Ended::Unknown),
+        }
+    }
+}
+
+/// Whether the guest asked for a reboot: reboot(2) inside a PID namespace ends its init by this signal
+/// (pid_namespaces(7)).
+pub fn is_reboot(ended: Ended) -> bool {
+    ended == Ended::Signalled(Signal::HUP.as_raw())
+}
+
+/// A guest that reboots again and again, and the pauses it gets.
+#[derive(Debug, Default)]
+pub struct RebootBrake {
+    short_lives: u32,
+}
+
+/// A guest that lived this long has really been running, in seconds.
+const REAL_LIFE: u64 = 10;
+
+impl RebootBrake {
+    /// How long to wait before the next launch of a guest that lived for so many seconds: nothing the first
+    /// time, then growing from 0.2 s to 25 s (LIF-13).
+    pub fn pause(&mut self, lived: u64) -> Duration {
+        if lived >= REAL_LIFE {
+            self.short_lives = 0;
+            return Duration::ZERO;
+        }
+        let pause = match self.short_lives {
+            0 => Duration::ZERO,
+            lives => Duration::from_millis(100 << lives.min(8)),
+        };
+        self.short_lives = self.short_lives.saturating_add(1);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reboot_loop_is_slowed_down_and_a_real_life_forgives() {
+        let mut brake = RebootBrake::default();
+        assert_eq!(brake.pause(0), Duration::ZERO);
+        assert_eq!(brake.pause(0), Duration::from_millis(200));
+        assert_eq!(brake.pause(9), Duration::from_millis(400));
+        for _ in 0..1000 {
+            assert!(brake.pause(1) <= Duration::from_secs(26));
+        }
+        assert_eq!(brake.pause(REAL_LIFE), Duration::ZERO);
+        assert_eq!(brake.pause(0), Duration::ZERO);
+    }
+}

@@ -1,0 +1,79 @@
+//! A container as the manager knows it.
+
+use std::time::Duration;
+
+use cml_bus::{api::container::ContainerError, error::BusError, id::ContainerId};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    fsm::State,
+    one::{Halt, Kill, OnePort, Retire},
+    view::View,
+};
+
+/// How long a container that is being removed may take to end once it was killed.
+const REMOVE_LIMIT: Duration = Duration::from_secs(50);
+
+/// The way to a container's actor, and what can be seen without it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Which container.
+    pub id: ContainerId,
+    /// Its actor.
+    pub port: OnePort,
+    /// How it looks now.
+    pub view: watch::Receiver<View>,
+}
+
+impl Entry {
+    /// Waits until it is known whether the container runs.
+    pub async fn known(&self) {
+        let mut view = self.view.clone();
+        // Fails when the actor is given up, and then there is nothing to know.
+        let _ = view.wait_for(|view| view.known).await;
+    }
+
+    /// Waits until the state is one of these, or the limit has passed.
+    async fn wait_for(&self, wanted: impl Fn(State) -> bool, limit: Instant) -> bool {
+        let mut view = self.view.clone();
+        let waited = timeout_at(limit, view.wait_for(|view| wanted(view.state))).await;
+        matches!(waited, Ok(Ok(_)))
+    }
+
+    /// Ends whatever runs of the container, and its actor.
+    pub async fn end(&self) -> Result<(), ContainerError> {
+        let limit = Instant::now() + REMOVE_LIMIT;
+        // A launch cannot be interrupted, but it ends soon.
+        self.wait_for(|state| !matches!(state, State::Starting { .. }), limit)
+            .await;
+        if !self.view.borrow().state.is_at_rest() {
+            match self.port.kill.call(Kill).await {
+                Ok(()) | Err(ContainerError::NotRunning(_)) => {}
+                Err(error) => return Err(error),
+            }
+            self.wait_for(State::is_at_rest, limit).await;
+        }
+        self.retire().await
+    }
+
+    /// Ends the actor of a container that does not run.
+    pub async fn retire(&self) -> Result<(), ContainerError> {
+        match self.port.retire.call(Retire).await {
+            // An actor that was given up is gone already.
+            Err(ContainerError::Bus(BusError::Unbound(_))) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Asks the container to stop and waits until it has.
+    pub async fn halt(&self, limit: Instant) -> bool {
+        self.wait_for(|state| !matches!(state, State::Starting { .. }), limit)
+            .await;
+        // A container that is stopped or stopping refuses, which is fine.
+        let _ = self.port.halt.call(Halt).await;
+        self.wait_for(State::is_at_rest, limit).await
+    }
+}

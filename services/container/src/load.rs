@@ -1,0 +1,186 @@
+//! From configurations on disk, or on their way there, to containers: read, verified, checked.
+
+use std::sync::Arc;
+
+use cml_bus::{
+    api::{
+        container::{ContainerError, Create, Signature},
+        guestos::Find,
+        token::VerifySignature,
+    },
+    id::ContainerId,
+};
+use cml_wire::{
+    proto::{ContainerConfig, ContainerTrust},
+    text,
+};
+
+use crate::{
+    check::check,
+    env::{Env, died},
+    launch,
+    record::Found,
+};
+
+/// A configuration that was read, verified and checked.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Whose.
+    pub id: ContainerId,
+    /// The configuration.
+    pub config: Arc<ContainerConfig>,
+    /// When it was created, in seconds of Unix time.
+    pub created: u64,
+    /// Who vouches for its guest OS; `None` when that is not installed.
+    pub trust: Option<ContainerTrust>,
+}
+
+impl Env {
+    /// Every container of the store whose configuration can be used. The others are reported and left alone,
+    /// but one that runs stays known by the configuration that it was started with.
+    pub(crate) async fn load_all(self: &Arc<Self>) -> Result<Vec<Loaded>, ContainerError> {
+        let env = self.clone();
+        let ids = self.storage.run(move || env.store.list()).await;
+        let mut all = Vec::new();
+        for id in ids.map_err(died)?? {
+            match self.load(id).await {
+                Ok(loaded) => all.push(loaded),
+                Err(error) => {
+                    tracing::warn!(container = %id, %error, "configuration not usable");
+                    all.extend(self.load_recorded(id).await);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    async fn load_recorded(self: &Arc<Self>, id: ContainerId) -> Option<Loaded> {
+        let env = self.clone();
+        let read = move || {
+            let Found::Record(record) = env.records.read(id) else {
+                return None;
+            };
+            let config = text::parse(record.running?.config.as_bytes()).ok()?;
+            Some((config, env.store.created(id)))
+        };
+        let (config, created) = self.storage.run(read).await.ok().flatten()?;
+        Some(Loaded {
+            id,
+            trust: self.trust(&config).await,
+            config: Arc::new(config),
+            created,
+        })
+    }
+
+    /// The container with this identity from its files.
+    pub(crate) async fn load(self: &Arc<Self>, id: ContainerId) -> Result<Loaded, ContainerError> {
+        let env = self.clone();
+        let stored = self.storage.run(move || env.store.read(id)).await;
+        let stored = stored.map_err(died)??;
+        let config = self.accept(&stored.config, stored.signature).await?;
+        Ok(Loaded {
+            id,
+            trust: self.trust(&config).await,
+            config: Arc::new(config),
+            created: stored.created,
+        })
+    }
+
+    /// The configuration from exactly the bytes whose signature was checked (SEC-09).
+    async fn accept(
+        &self,
+        bytes: &[u8],
+        signature: Option<Signature>,
+    ) -> Result<ContainerConfig, ContainerError> {
+        let bad = |reason: String| ContainerError::BadConfig(reason);
+        if self.settings.signed_configs {
+            let signature = signature.ok_or_else(|| {
+                bad(
+                    "it is not signed, and device.conf demands signatures (`signed_configs`)"
+                        .into(),
+                )
+            })?;
+            let verify = VerifySignature {
+                data: bytes.to_vec(),
+                signature: signature.signature,
+                certificate: signature.certificate,
+            };
+            // The local CA does not count here (protocol.md 6.3).
+            if self.token.verify_signature.call(verify).await? != ContainerTrust::Signed {
+                return Err(bad("only the local CA vouches for its signature".into()));
+            }
+        }
+        let config = text::parse(bytes).map_err(|error| bad(error.to_string()))?;
+        check(&config).map_err(|error| bad(error.to_string()))?;
+        Ok(config)
+    }
+
+    /// Who vouches for the guest OS; `None` when it is not installed.
+    async fn trust(&self, config: &ContainerConfig) -> Option<ContainerTrust> {
+        let find = Find {
+            name: config.guest_os.clone(),
+            version: self.version_for(config),
+        };
+        let found = self.guestos.find.call(find).await;
+        found.ok().map(|installed| installed.trust)
+    }
+
+    /// A new container, stored. The version of the guest OS is written down where nobody signed for the
+    /// bytes (protocol.md 6.4).
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        request: Create,
+    ) -> Result<Loaded, ContainerError> {
+        let mut config = self
+            .accept(&request.config, request.signature.clone())
+            .await?;
+        let find = Find {
+            name: config.guest_os.clone(),
+            version: self.version_for(&config),
+        };
+        let installed = self.guestos.find.call(find).await?;
+        let bytes = match self.settings.signed_configs {
+            true => request.config,
+            false => {
+                config.guestos_version = Some(installed.config.version);
+                text::print_file(&config).into_bytes()
+            }
+        };
+        let signature = request.signature.filter(|_| self.settings.signed_configs);
+        let id = ContainerId::random();
+        let env = self.clone();
+        let added = self
+            .storage
+            .run(move || env.store.add(id, &bytes, signature.as_ref()))
+            .await;
+        Ok(Loaded {
+            id,
+            config: Arc::new(config),
+            created: added.map_err(died)??,
+            trust: Some(installed.trust),
+        })
+    }
+
+    /// Cleans up after containers that were removed while their processes were still there.
+    pub(crate) async fn clean_up_unknown(self: &Arc<Self>) {
+        let env = self.clone();
+        let unknown = move || {
+            let known = env.store.list()?;
+            let mut recorded = env.records.list();
+            recorded.retain(|id| !known.contains(id));
+            Ok::<_, ContainerError>(recorded)
+        };
+        let Ok(Ok(unknown)) = self.storage.run(unknown).await else {
+            return;
+        };
+        for id in unknown {
+            let forget = move |env: &Env| {
+                if let Some(live) = launch::adopt(env, id) {
+                    tracing::warn!(container = %id, "ending a container that was removed");
+                    launch::clean_up(env, id, live);
+                }
+            };
+            let _ = self.in_turn(id, &self.groups, forget).await;
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What the manager asks of the actor of one container, beside the commands of the service's own contract.
+
+use std::sync::Arc;
+
+use cml_bus::api::container::{ContainerError, Exec, SetFrozen, Start, Stop};
+use cml_wire::proto::{ContainerConfig, ContainerTrust};
+
+/// Stop without a PIN: the device shuts down.
+#[derive(Debug)]
+pub struct Halt;
+
+/// End at once: the container is about to be removed.
+#[derive(Debug)]
+pub struct Kill;
+
+/// Use this configuration from now on; only while nothing runs.
+#[derive(Debug)]
+pub struct Reconfigure {
+    /// The configuration.
+    pub config: Arc<ContainerConfig>,
+    /// Who vouches for its guest OS.
+    pub trust: Option<ContainerTrust>,
+}
+
+/// End this actor; the container is gone.
+#[derive(Debug)]
+pub struct Retire;
+
+cml_bus::request!(Halt => (), ContainerError, "container.one.halt", 10 s);
+cml_bus::request!(Kill => (), ContainerError, "container.one.kill", 10 s);
+cml_bus::request!(Reconfigure => (), ContainerError, "container.one.reconfigure", 10 s);
+cml_bus::request!(Retire => (), ContainerError, "container.one.retire", 10 s);
+
+cml_bus::service_port! {
+    /// What the manager asks of one container.
+    OnePort {
+        /// Start.
+        start: Start,
+        /// Stop.
+        stop: Stop,
+        /// Freeze or thaw.
+        set_frozen: SetFrozen,
+        /// Run a command.
+        exec: Exec,
+        /// Stop without a PIN.
+        halt: Halt,
+        /// End at once.
+        kill: Kill,
+        /// New configuration.
+        reconfigure: Reconfigure,
+        /// End the actor.
+        retire: Retire,
+    }
+}

@@ -1,0 +1,113 @@
+//! Files of the stores: only regular ones, never through a link, never more than is expected.
+//!
+//! A FIFO or a device in the place of a configuration would hold up a thread for ever, or never end.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Read,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use crate::error::{Context, Error, Result};
+
+/// No configuration, signature, certificate or key comes near this many bytes; the protocol carries less
+/// than 64 MiB in one message.
+pub const SMALL: u64 = 64 << 20;
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// What the kernel said; anything but a regular file is refused.
+pub fn open(path: &Path) -> Result<File> {
+    open_with(path, OpenOptions::new().read(true))
+}
+
+/// Opens a regular file for appending, and makes an empty one if there is none.
+///
+/// # Errors
+/// As [`open`].
+pub fn touch(path: &Path, mode: u32) -> Result<File> {
+    open_with(
+        path,
+        // For reading as well: a FIFO would refuse a writer alone with words that help nobody.
+        OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(mode),
+    )
+}
+
+fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File> {
+    let shown = path.display();
+    // O_NONBLOCK: opening a FIFO would wait for its other end. It means nothing for a regular file.
+    let file = options
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .context("open", shown)?;
+    match file
+        .metadata()
+        .context("inspect", path.display())?
+        .is_file()
+    {
+        true => Ok(file),
+        false => Err(Error::invalid(
+            "open",
+            path.display(),
+            "it is no regular file",
+        )),
+    }
+}
+
+/// Everything in a regular file of at most [`SMALL`] bytes.
+///
+/// # Errors
+/// As [`open`], or the file is larger.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut file = open(path)?.take(SMALL + 1);
+    file.read_to_end(&mut bytes)
+        .context("read", path.display())?;
+    match bytes.len() as u64 > SMALL {
+        true => Err(Error::invalid(
+            "read",
+            path.display(),
+            "it is larger than 64 MiB",
+        )),
+        false => Ok(bytes),
+    }
+}
+
+impl Error {
+    /// Whether what was looked for is not there.
+    pub fn is_absence(&self) -> bool {
+        self.source.kind() == std::io::ErrorKind::NotFound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{fs, os::unix::fs::symlink};
+
+    use rustix::fs::{CWD, Mode, mkfifoat};
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read_and_nothing_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "content").unwrap();
+        assert_eq!(read(&at("file")).unwrap(), b"content");
+        mkfifoat(CWD, at("fifo"), Mode::from_raw_mode(0o600)).unwrap();
+        symlink(at("file"), at("link")).unwrap();
+        for bad in ["fifo", "link", "."] {
+            assert!(read(&at(bad)).is_err(), "{bad}");
+            assert!(touch(&at(bad), 0o600).is_err(), "{bad}");
+        }
+        assert!(read(Path::new("/dev/zero")).is_err());
+        assert!(read(&at("absent")).unwrap_err().is_absence());
+    }
+}

@@ -177,7 +177,12 @@ impl One {
 
     /// Takes a running guest over: its end is noticed and its service socket served from now on.
     fn hold(&mut self, mut live: Live, context: &mut Context<Self>) {
-        let ended = ending::wait(live.pidfd.clone(), self.env.groups.clone());
+        let ended = ending::wait(
+            live.pidfd.clone(),
+            live.running.pid,
+            live.running.start_time,
+            self.env.groups.clone(),
+        );
         context.spawn(ended.into_actor(self).map(|ended, one, context| {
             tracing::info!(container = %one.id, ?ended, "init ended");
             let reboot = ending::is_reboot(ended);

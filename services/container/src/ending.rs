@@ -6,6 +6,7 @@ use cml_bus::blocking::Pool;
 use cml_sys::{
     pidfd::{self, Ended},
     plan::ChosenInit,
+    proc,
     ready::watch_readable,
     signal,
 };
@@ -39,8 +40,8 @@ pub async fn ask(init: ChosenInit, pid: i32, process: Arc<OwnedFd>, told: bool) 
     let _ = pidfd::signal(&*process, init.stop_signal);
 }
 
-/// Waits until a process has ended and tells how.
-pub async fn wait(process: Arc<OwnedFd>, pool: Pool) -> Ended {
+/// Waits until the process with this number and start time has ended, and tells how.
+pub async fn wait(process: Arc<OwnedFd>, pid: i32, start_time: u64, pool: Pool) -> Ended {
     loop {
         if let Ok(ready) = watch_readable(&*process) {
             let _ = ready.readable().await;
@@ -57,8 +58,12 @@ pub async fn wait(process: Arc<OwnedFd>, pool: Pool) -> Ended {
     let end = Instant::now() + COLLECTED;
     loop {
         match pidfd::reap(&*process) {
-            // Of a process that somebody else collects the kernel tells only afterwards.
-            Ok(Ended::Unknown) if Instant::now() < end => sleep(SIGNAL_PAUSE).await,
+            // Somebody else collects it: procfs tells before that, the descriptor afterwards.
+            Ok(Ended::Unknown) => match proc::ended(pid, start_time) {
+                Some(ended) => return ended,
+                None if Instant::now() < end => sleep(SIGNAL_PAUSE).await,
+                None => return Ended::Unknown,
+            },
             ended => return ended.unwrap_or(Ended::Unknown),
         }
     }

@@ -98,10 +98,17 @@ fn told(pidfd: impl AsFd) -> Option<Ended> {
     if done != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
         return None;
     }
-    Some(match info.exit_code & 0x7f {
-        0 => Ended::Exited((info.exit_code >> 8) & 0xff),
-        signal => Ended::Signalled(signal),
-    })
+    Some(Ended::of_wait_status(info.exit_code))
+}
+
+impl Ended {
+    /// From a status as wait(2) has it.
+    pub fn of_wait_status(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Exited((status >> 8) & 0xff),
+            signal => Self::Signalled(signal),
+        }
+    }
 }
 
 /// Waits until a process has ended, at most this long, and collects it.

@@ -30,6 +30,18 @@ pub fn start_time(pid: i32) -> Result<u64> {
         .ok_or_else(|| Error::invalid("parse", path, "no start time"))
 }
 
+/// How a process ended that waits to be collected, whoever its parent is: field 52 of proc_pid_stat(5).
+/// `None` when it runs, is gone, or is not the one that started then.
+pub fn ended(pid: i32, start: u64) -> Option<crate::pidfd::Ended> {
+    if !is_zombie(pid) || start_time(pid).ok()? != start {
+        return None;
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let status = fields.split_whitespace().nth(49)?.parse().ok()?;
+    Some(crate::pidfd::Ended::of_wait_status(status))
+}
+
 /// Whether a process has ended and only waits to be collected.
 pub fn is_zombie(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
@@ -102,5 +114,25 @@ mod tests {
         assert!(start_time(pid).unwrap() > 0);
         assert_eq!(start_time(pid).unwrap(), start_time(pid).unwrap());
         assert!(!is_zombie(pid));
+        assert_eq!(ended(pid, start_time(pid).unwrap()), None);
+    }
+
+    #[test]
+    fn the_status_of_an_uncollected_process_is_readable() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "kill -HUP $$"])
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        while !is_zombie(pid) {
+            std::thread::yield_now();
+        }
+        let start = start_time(pid).unwrap();
+        assert_eq!(
+            ended(pid, start),
+            Some(crate::pidfd::Ended::Signalled(libc::SIGHUP))
+        );
+        assert_eq!(ended(pid, start + 1), None);
+        child.wait().unwrap();
     }
 }

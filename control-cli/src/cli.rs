@@ -41,6 +41,15 @@ Examples:
   control start web -k1234
   control start web --setup";
 
+const CHANGE_PIN_HELP: &str = "\
+A container uses the PIN of the device until it gets one of its own: the current PIN is then
+that of the device.
+
+Examples:
+  control change_pin                      the device; its first PIN is `trustme`
+  control change_pin web                  a PIN of its own for `web`, or another one
+  printf 'old\\nnew\\nnew\\n' | control change_pin web";
+
 const RUN_HELP: &str = "\
 The command gets a terminal if standard input or standard output is one; else pipes, which
 pass every byte unchanged and keep standard error apart. `nopty` before the command means -T.
@@ -140,6 +149,12 @@ pub enum Command {
         container: String,
         #[command(flatten)]
         key: Key,
+    },
+    /// Change the PIN of a container, or of the device; asks for the old one and twice for the new one
+    #[command(name = "change_pin", visible_alias = "change-pin", after_help = CHANGE_PIN_HELP)]
+    ChangePin {
+        /// Name or UUID; without it the PIN of the device is changed
+        container: Option<String>,
     },
     /// Show the state of a container
     State(Target),

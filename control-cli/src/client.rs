@@ -159,6 +159,8 @@ impl Sender {
         if let Some(params) = request.container_start_params.as_mut() {
             params.key.zeroize();
         }
+        request.device_pin.zeroize();
+        request.device_newpin.zeroize();
         request.exec_input.zeroize();
         self.stream
             .write_all(&frame.map_err(ClientError::TooLarge)?)

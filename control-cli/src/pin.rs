@@ -33,6 +33,9 @@ pub enum PinError {
     /// More than [`MAX`] bytes.
     #[error("the PIN is longer than {MAX} bytes")]
     TooLong,
+    /// A typing mistake.
+    #[error("the two new PINs differ; nothing was changed")]
+    Mismatch,
     /// The wire carries text.
     #[error("the PIN is not valid UTF-8")]
     NotText,
@@ -70,7 +73,7 @@ pub fn obtain(
         }
         Entry::Here => match key.key {
             Some(given) => Ok(given.map(|Secret(text)| text)),
-            None => prompt(format).map(Some),
+            None => prompt("Password: ", format).map(Some),
         },
     }
 }
@@ -93,16 +96,30 @@ fn entry(client: &mut Client, container: &Container) -> Result<Entry, PinError> 
     )
 }
 
+/// The old PIN and the new one, which is asked for twice.
+///
+/// # Errors
+/// [`PinError`]; [`PinError::Mismatch`] before anything was sent.
+pub fn obtain_change(format: Format) -> Result<(Zeroizing<String>, Zeroizing<String>), PinError> {
+    let old = prompt("Current Password: ", format)?;
+    let new = prompt("New Password: ", format)?;
+    let again = prompt("Re-enter New Password: ", format)?;
+    if new != again {
+        return Err(PinError::Mismatch);
+    }
+    Ok((old, new))
+}
+
 /// Standard output must stay one document if it is JSON.
-fn prompt(format: Format) -> Result<Zeroizing<String>, PinError> {
-    const PROMPT: &[u8] = b"Password: ";
+fn prompt(words: &str, format: Format) -> Result<Zeroizing<String>, PinError> {
+    let words = words.as_bytes();
     // Before the prompt, so that nothing typed after it is echoed.
     let hidden = Guard::enter(Mode::Hidden)?;
     let shown = match format {
-        Format::Json => io::stderr().write_all(PROMPT),
+        Format::Json => io::stderr().write_all(words),
         Format::Text | Format::Table => {
             let mut out = io::stdout().lock();
-            out.write_all(PROMPT).and_then(|()| out.flush())
+            out.write_all(words).and_then(|()| out.flush())
         }
     };
     // Nobody sees the prompt; the PIN may come all the same.

@@ -320,3 +320,41 @@ fn help_names_every_command_and_completions_exist() {
     let output = control().args(["completions", "bash"]).output().unwrap();
     assert!(text(&output.stdout).contains("list_guestos"));
 }
+
+#[test]
+fn change_pin_reads_three_lines_and_sends_two() {
+    let daemon = Daemon::start(|peer| {
+        peer.resolve();
+        let request = peer.expect(Command::ContainerChangeTokenPin);
+        assert_eq!(request.container_uuids, [UUID]);
+        assert_eq!(request.device_pin.as_deref(), Some("old"));
+        assert_eq!(request.device_newpin.as_deref(), Some("new"));
+        peer.send(&response(Response::ContainerChangePinSuccessful));
+    });
+    let output = daemon.run(&["change_pin", "c"], b"old\nnew\nnew\n");
+    assert_eq!(
+        text(&output.stdout),
+        "Current Password: New Password: Re-enter New Password: \
+         code: RESPONSE\nresponse: CONTAINER_CHANGE_PIN_SUCCESSFUL\n"
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn change_pin_without_a_container_is_about_the_device() {
+    let daemon = Daemon::start(|peer| {
+        let request = peer.expect(Command::ChangeDevicePin);
+        assert!(request.container_uuids.is_empty());
+        peer.send(&response(Response::ContainerChangePinFailed));
+    });
+    let output = daemon.run(&["change-pin"], b"old\nnew\nnew\n");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn new_pins_that_differ_are_not_sent() {
+    let daemon = Daemon::start(|peer| peer.resolve());
+    let output = daemon.run(&["change_pin", "c"], b"old\nnew\nnwe\n");
+    assert!(text(&output.stderr).contains("differ"));
+    assert_eq!(output.status.code(), Some(1));
+}

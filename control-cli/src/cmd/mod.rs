@@ -104,6 +104,7 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
             setup,
         } => power::start(&context, &container, key, setup),
         Command::Stop { container, key } => power::stop(&context, &container, key),
+        Command::ChangePin { container } => power::change_pin(&context, container.as_deref()),
         Command::State(target) => containers::state(&context, &target.container),
         Command::Config(target) => containers::config(&context, &target.container),
         Command::Reload(_) => device::reload(&context),

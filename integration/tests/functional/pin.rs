@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cml_integration::{Daemon, Setup};
+use cml_integration::{Control, Daemon, Setup};
 
 #[test]
 fn a_wrong_pin_starts_and_stops_nothing() {
@@ -85,4 +85,132 @@ fn the_pin_is_in_no_log() {
     daemon.wait_for_log("state=\"RUNNING\"");
     let log = daemon.log();
     assert!(!log.contains("s3cret-guess") && !log.contains("trustme"));
+}
+
+fn change(control: &Control, container: &[&str], lines: &str) -> String {
+    let args = [&["change_pin"], container].concat();
+    let output = control.run_with(&args, lines.as_bytes());
+    output.value("response")
+}
+
+const CHANGED: &str = "CONTAINER_CHANGE_PIN_SUCCESSFUL";
+const NOT_CHANGED: &str = "CONTAINER_CHANGE_PIN_FAILED";
+
+#[test]
+fn a_container_gets_a_pin_of_its_own_and_the_device_another_one() {
+    let mut daemon = Daemon::default();
+    let control = daemon.control();
+    for name in ["own", "other"] {
+        daemon.create(&format!("name: \"{name}\"\nguest_os: \"busybox\"\n"));
+    }
+    assert_eq!(
+        change(&control, &["own"], "guess\nmine\nmine\n"),
+        NOT_CHANGED
+    );
+    assert_eq!(change(&control, &["own"], "trustme\nmine\nmine\n"), CHANGED);
+    assert_eq!(change(&control, &[], "trustme\ndevice\ndevice\n"), CHANGED);
+    daemon.crash();
+    daemon.start();
+    control.refused(
+        &["start", "own", "--key=device"],
+        "CONTAINER_START_PASSWD_WRONG",
+    );
+    control.ok(&["start", "own", "--key=mine"]);
+    control.refused(
+        &["start", "other", "--key=trustme"],
+        "CONTAINER_START_PASSWD_WRONG",
+    );
+    control.ok(&["start", "other", "--key=device"]);
+    assert_eq!(change(&control, &["own"], "mine\nnewer\nnewer\n"), CHANGED);
+    control.ok(&["stop", "own", "--key=newer"]);
+    daemon.wait_for("own", "STOPPED");
+    control.ok(&["remove", "own"]);
+    let tokens = std::fs::read_dir(daemon.base().join("tokens"))
+        .unwrap()
+        .flatten();
+    let mut tokens: Vec<_> = tokens.map(|entry| entry.file_name()).collect();
+    tokens.sort();
+    assert_eq!(
+        tokens,
+        ["device.p12", "ssig_rootca.cert"],
+        "nothing of the removed one is left"
+    );
+}
+
+#[test]
+fn three_wrong_pins_lock_the_token_and_no_restart_of_the_daemon_opens_it() {
+    let mut daemon = Daemon::default();
+    let control = daemon.control();
+    daemon.create("name: \"web\"\nguest_os: \"busybox\"\n");
+    let start = ["start", "web", "--key=guess"];
+    control.refused(&start, "CONTAINER_START_PASSWD_WRONG");
+    daemon.crash();
+    daemon.start();
+    assert_eq!(change(&control, &[], "guess\nx\nx\n"), NOT_CHANGED);
+    daemon.crash();
+    daemon.start();
+    control.refused(&start, "CONTAINER_LOCKED_TILL_REBOOT");
+    daemon.crash();
+    daemon.start();
+    let right = ["start", "web", "--key=trustme"];
+    let locked = control.refused(&right, "CONTAINER_LOCKED_TILL_REBOOT");
+    assert!(locked.err.contains("rebooted"), "{locked:?}");
+    // What a counter of an earlier boot is worth.
+    let counter = daemon.base().join("tokens/device.tries");
+    std::fs::write(&counter, r#"{"boot_id":"an earlier one","wrong":3}"#).unwrap();
+    control.ok(&right);
+    assert!(!counter.exists());
+}
+
+#[test]
+fn a_right_pin_forgives_two_wrong_ones() {
+    let daemon = Daemon::default();
+    let control = daemon.control();
+    daemon.create("name: \"web\"\nguest_os: \"busybox\"\n");
+    for _ in 0..2 {
+        for _ in 0..2 {
+            let guess = ["start", "web", "--key=guess"];
+            control.refused(&guess, "CONTAINER_START_PASSWD_WRONG");
+        }
+        control.ok(&["start", "web", "--key=trustme"]);
+        control.ok(&["stop", "web", "--key=trustme"]);
+        daemon.wait_for("web", "STOPPED");
+    }
+}
+
+#[test]
+fn where_pairing_is_required_a_container_starts_only_with_a_pin_of_its_own() {
+    let daemon = Daemon::new(Setup {
+        device_conf: "hostedmode: true\ntpm_enabled: false\nsigned_configs: false\n\
+            require_token_pairing: true\n"
+            .into(),
+        ..Setup::default()
+    });
+    let control = daemon.control();
+    daemon.create("name: \"web\"\nguest_os: \"busybox\"\n");
+    // The order of the existing acceptance suite (protocol.md 5.4).
+    control.refused(
+        &["start", "web", "--key=pw"],
+        "CONTAINER_START_TOKEN_UNPAIRED",
+    );
+    assert_eq!(change(&control, &["web"], "\npw\npw\n"), CHANGED);
+    assert_eq!(
+        change(&control, &["web"], "wrongpin\npw\npw\n"),
+        NOT_CHANGED
+    );
+    control.ok(&["start", "web", "--key=pw"]);
+    control.ok(&["stop", "web", "--key=pw"]);
+}
+
+#[test]
+fn a_pin_that_protects_nothing_or_nobody_is_refused() {
+    let daemon = Daemon::default();
+    let control = daemon.control();
+    daemon.create("name: \"open\"\nguest_os: \"busybox\"\ntoken_type: NONE\n");
+    assert_eq!(change(&control, &["open"], "trustme\nx\nx\n"), NOT_CHANGED);
+    assert_eq!(change(&control, &[], "trustme\n\n\n"), NOT_CHANGED);
+    let differ = control.run_with(&["change_pin"], b"trustme\na\nb\n");
+    assert_eq!(differ.status, 1, "{differ:?}");
+    daemon.create("name: \"web\"\nguest_os: \"busybox\"\n");
+    control.ok(&["start", "web", "--key=trustme"]);
 }

@@ -76,6 +76,7 @@ fn hand_out(ports: &Ports) -> Result<(Handed, Wiring), UphillCall> {
         gateway: cml_gateway::Ports {
             container: wiring.grant(Level::Gateway, Level::Container, &ports.container)?,
             guestos: wiring.grant(Level::Gateway, Level::GuestOs, &ports.guestos)?,
+            token: wiring.grant(Level::Gateway, Level::Token, &ports.token)?,
         },
         container_guestos: wiring.grant(Level::Container, Level::GuestOs, &ports.guestos)?,
         container_token: wiring.grant(Level::Container, Level::Token, &ports.token)?,
@@ -113,6 +114,7 @@ pub fn compose(
     let settings = cml_token::Settings {
         dir: tokens,
         enforce_validity: device.enforces_validity(),
+        require_pairing: device.config.require_token_pairing(),
     };
     let port = ports.token.clone();
     keep("token", &events, &tell, move |watch| {

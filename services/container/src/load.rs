@@ -6,7 +6,7 @@ use cml_bus::{
     api::{
         container::{ContainerError, Create, Signature},
         guestos::Find,
-        token::VerifySignature,
+        token::{Forget, VerifySignature},
     },
     id::ContainerId,
 };
@@ -159,6 +159,14 @@ impl Env {
             created: added.map_err(died)??,
             trust: Some(installed.trust),
         })
+    }
+
+    /// Deletes everything that a stopped container has on disk. Its token goes first: without it nothing of
+    /// the rest can be read any more.
+    pub(crate) async fn delete(self: &Arc<Self>, id: ContainerId) -> Result<(), ContainerError> {
+        self.token.forget.call(Forget { container: id }).await?;
+        self.in_turn(id, &self.storage, move |env| env.store.remove(id))
+            .await?
     }
 
     /// Cleans up after containers that were removed while their processes were still there.

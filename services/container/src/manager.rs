@@ -9,10 +9,11 @@ use cml_bus::{
     },
     api::{
         container::{
-            Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds, Reload, Remove,
-            SetFrozen, Shutdown, Start, Status, Stop,
+            ChangePin, Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds,
+            Reload, Remove, SetFrozen, Shutdown, Start, Status, Stop,
         },
         guestos::Rescan,
+        token,
     },
     event::Event,
     id::ContainerId,
@@ -282,9 +283,7 @@ impl Handler<Remove> for Manager {
             let removed = match entry.end().await {
                 Ok(()) => {
                     let _turn = changes.lock().await;
-                    env.in_turn(id, &env.storage, move |env| env.store.remove(id))
-                        .await
-                        .and_then(|removed| removed)
+                    env.delete(id).await
                 }
                 Err(error) => Err(error),
             };
@@ -384,6 +383,35 @@ impl Handler<PinEntry> for Manager {
         Ok(PinNeeds {
             usb_reader: view.config.usb_pin_entry(),
             required: view.config.token_type() != ContainerTokenType::None,
+        })
+    }
+}
+
+impl Handler<ChangePin> for Manager {
+    type Result = ResponseFuture<Result<(), ContainerError>>;
+
+    fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
+        let has_token = match request.id.is_core0() {
+            true => Err(ContainerError::Protected),
+            false => self.find(request.id).and_then(|entry| {
+                match entry.view.borrow().config.token_type() {
+                    ContainerTokenType::Soft => Ok(()),
+                    kind => Err(ContainerError::BadConfig(format!(
+                        "token_type {} has no PIN that could be changed here",
+                        kind.as_str_name()
+                    ))),
+                }
+            }),
+        };
+        let change = token::ChangePin {
+            container: Some(request.id),
+            old: request.old,
+            new: request.new,
+        };
+        let token = self.env.token.clone();
+        Box::pin(async move {
+            has_token?;
+            Ok(token.change_pin.call(change).await?)
         })
     }
 }

@@ -42,6 +42,18 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::SetFrozen(request) => {
             translate_out::plain(container.set_frozen.call(request).await)
         }
+        Request::ChangeDevicePin(request) => translate_out::changed_pin(
+            shared
+                .ports
+                .token
+                .change_pin
+                .call(request)
+                .await
+                .map_err(Into::into),
+        ),
+        Request::ChangePin(request) => {
+            translate_out::changed_pin(container.change_pin.call(request).await)
+        }
         Request::PinEntry(request) => {
             translate_out::pin_entry(container.pin_entry.call(request).await)
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, io, rc::Rc, time::Duration};
 
-use cml_bus::api::{container::ContainerPort, guestos::GuestOsPort};
+use cml_bus::api::{container::ContainerPort, guestos::GuestOsPort, token::TokenPort};
 use tokio::{net::UnixStream, select, sync::watch};
 
 use crate::{
@@ -23,6 +23,8 @@ pub struct Ports {
     pub container: ContainerPort,
     /// The guest OS service.
     pub guestos: GuestOsPort,
+    /// The token service, for the PIN of the device.
+    pub token: TokenPort,
 }
 
 /// What all connections of a socket have in common.

@@ -4,8 +4,12 @@
 //! behind is overwritten, whatever becomes of the command.
 
 use cml_bus::{
-    api::container::{
-        Create, Exec, PinEntry, Remove, SetFrozen, Signature, Start, Stop, WindowSize,
+    api::{
+        container::{
+            ChangePin, Create, Exec, PinEntry, Remove, SetFrozen, Signature, Start, Stop,
+            WindowSize,
+        },
+        token,
     },
     id::ContainerId,
     secret::Pin,
@@ -50,6 +54,10 @@ pub enum Request {
     Stop(Stop),
     /// `CONTAINER_FREEZE`, `CONTAINER_UNFREEZE`
     SetFrozen(SetFrozen),
+    /// `CHANGE_DEVICE_PIN`
+    ChangeDevicePin(token::ChangePin),
+    /// `CONTAINER_CHANGE_TOKEN_PIN`
+    ChangePin(ChangePin),
     /// `CONTAINER_CMLD_HANDLES_PIN`
     PinEntry(PinEntry),
     /// `GET_PROVISIONED`
@@ -145,6 +153,19 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
             id: container(command, message)?,
             frozen: command == Command::ContainerFreeze,
         }),
+        Command::ChangeDevicePin => {
+            let (old, new) = pins(command, message)?;
+            Request::ChangeDevicePin(token::ChangePin {
+                container: None,
+                old,
+                new,
+            })
+        }
+        Command::ContainerChangeTokenPin => {
+            let id = container(command, message)?;
+            let (old, new) = pins(command, message)?;
+            Request::ChangePin(ChangePin { id, old, new })
+        }
         Command::ContainerCmldHandlesPin => Request::PinEntry(PinEntry {
             id: container(command, message)?,
         }),
@@ -199,6 +220,14 @@ fn start_params(message: &mut ControllerToDaemon) -> (Option<Pin>, bool) {
         .take()
         .unwrap_or_else(|| ContainerStartParams::default().key().to_owned());
     (Some(Pin::new(key)), params.setup.unwrap_or_default())
+}
+
+fn pins(command: Command, message: &mut ControllerToDaemon) -> Result<(Pin, Pin), Refusal> {
+    let old = message.device_pin.take().map(Pin::new);
+    let new = message.device_newpin.take().map(Pin::new);
+    let old = old.ok_or(Refusal::Missing(command, "device_pin"))?;
+    let new = new.ok_or(Refusal::Missing(command, "device_newpin"))?;
+    Ok((old, new))
 }
 
 /// Signature and certificate count only together (protocol.md 3.4).
@@ -501,6 +530,7 @@ mod tests {
             message.command = number;
             message.container_config_file = Some(vec![]);
             (message.exec_cols, message.exec_rows) = (Some(1), Some(1));
+            (message.device_pin, message.device_newpin) = (Some("o".into()), Some("n".into()));
             match (Command::try_from(number), request(&mut message, OPEN)) {
                 (Err(_), outcome) => {
                     assert_eq!(outcome.unwrap_err(), Refusal::Forbidden(number));

@@ -85,6 +85,24 @@ pub fn plain(result: Result<(), ContainerError>) -> DaemonToController {
     }
 }
 
+/// `CHANGE_DEVICE_PIN` and `CONTAINER_CHANGE_TOKEN_PIN`: every answer of the token but success is one code
+/// (protocol.md 3.7).
+pub fn changed_pin(result: Result<(), ContainerError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::ContainerChangePinSuccessful),
+        Err(error) => failure(
+            match error {
+                ContainerError::Protected => Response::CmdUnsupported,
+                ContainerError::NotFound(_)
+                | ContainerError::Bus(_)
+                | ContainerError::Token(TokenError::Bus(_)) => Response::CmdFailed,
+                _ => Response::ContainerChangePinFailed,
+            },
+            error,
+        ),
+    }
+}
+
 /// `CONTAINER_START` (protocol.md 3.5).
 pub fn start(result: Result<(), ContainerError>) -> DaemonToController {
     match result {
@@ -114,8 +132,10 @@ fn start_code(error: &ContainerError) -> Response {
             TokenError::WrongPin => Response::ContainerStartPasswdWrong,
             TokenError::LockedTillReboot => Response::ContainerLockedTillReboot,
             TokenError::Uninitialised => Response::ContainerStartTokenUninit,
+            TokenError::Unpaired => Response::ContainerStartTokenUnpaired,
             TokenError::Unusable { .. } => Response::ContainerStartUnlockFailed,
-            TokenError::BadCertificate(_)
+            TokenError::BadNewPin(_)
+            | TokenError::BadCertificate(_)
             | TokenError::BadSignature
             | TokenError::BadRoot { .. } => Response::ContainerStartEinternal,
             TokenError::Bus(_) => Response::CmdFailed,
@@ -149,8 +169,10 @@ fn stop_code(error: &ContainerError) -> Response {
             TokenError::WrongPin => Response::ContainerStopPasswdWrong,
             TokenError::LockedTillReboot => Response::ContainerLockedTillReboot,
             TokenError::Uninitialised => Response::ContainerStartTokenUninit,
+            TokenError::Unpaired => Response::ContainerStartTokenUnpaired,
             TokenError::Unusable { .. } => Response::ContainerStopUnlockFailed,
-            TokenError::BadCertificate(_)
+            TokenError::BadNewPin(_)
+            | TokenError::BadCertificate(_)
             | TokenError::BadSignature
             | TokenError::BadRoot { .. } => Response::ContainerCtrlEinternal,
             TokenError::Bus(_) => Response::CmdFailed,
@@ -285,6 +307,8 @@ mod tests {
             TokenError::WrongPin,
             TokenError::LockedTillReboot,
             TokenError::Uninitialised,
+            TokenError::Unpaired,
+            TokenError::BadNewPin("x"),
             TokenError::Unusable {
                 path: text(),
                 reason: text(),
@@ -378,6 +402,8 @@ mod tests {
                 "CONTAINER_START_PASSWD_WRONG",
                 "CONTAINER_LOCKED_TILL_REBOOT",
                 "CONTAINER_START_TOKEN_UNINIT",
+                "CONTAINER_START_TOKEN_UNPAIRED",
+                internal,
                 "CONTAINER_START_UNLOCK_FAILED",
                 internal,
                 internal,
@@ -414,6 +440,8 @@ mod tests {
                 "CONTAINER_STOP_PASSWD_WRONG",
                 "CONTAINER_LOCKED_TILL_REBOOT",
                 "CONTAINER_START_TOKEN_UNINIT",
+                "CONTAINER_START_TOKEN_UNPAIRED",
+                internal,
                 "CONTAINER_STOP_UNLOCK_FAILED",
                 internal,
                 internal,

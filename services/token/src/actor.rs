@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
-    api::token::{TokenError, Unlock, VerifySignature},
+    api::token::{ChangePin, Forget, TokenError, Unlock, VerifySignature},
     blocking::{JobDied, Pool},
     error::BusError,
-    id::ContainerId,
     secret::Pin,
     supervisor::Watch,
 };
@@ -17,10 +16,8 @@ use tokio::sync::watch;
 use crate::{
     signature::Roots,
     softtoken::{self, FIRST_PIN},
+    tokens::{DEVICE, Tokens},
 };
-
-/// The token of the device; containers without one of their own use it (design.md section 1).
-const DEVICE_TOKEN: &str = "device.p12";
 
 /// What the service needs to know of the device.
 #[derive(Debug, Clone)]
@@ -29,6 +26,14 @@ pub struct Settings {
     pub dir: PathBuf,
     /// Refuse certificates outside their validity.
     pub enforce_validity: bool,
+    /// A container does not start before it has a token of its own.
+    pub require_pairing: bool,
+}
+
+impl Settings {
+    fn tokens(&self) -> Tokens {
+        Tokens::new(self.dir.clone(), self.require_pairing)
+    }
 }
 
 /// How far self-provisioning has come.
@@ -54,9 +59,14 @@ impl Token {
     /// Starts the actor on the current arbiter. A device without a token gets one in the background.
     pub fn start(settings: Settings, watch: Watch) -> Addr<Self> {
         wake_openssl();
+        // Known at once, so that a device that has its token never says that it is being made.
+        let state = match settings.tokens().device().exists() {
+            true => DeviceToken::Ready,
+            false => DeviceToken::Making,
+        };
         Actor::start(Self {
             settings,
-            device_token: watch::Sender::new(DeviceToken::Making),
+            device_token: watch::Sender::new(state),
             derivation: Pool::new("token derivation", 1),
             signatures: Pool::new("token signatures", 2),
             _watch: watch,
@@ -68,7 +78,10 @@ impl Actor for Token {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        let path = self.settings.dir.join(DEVICE_TOKEN);
+        if let DeviceToken::Ready = &*self.device_token.borrow() {
+            return;
+        }
+        let path = self.settings.tokens().device();
         let outcome = self.device_token.clone();
         // Its own pool, so that a PIN of a container's own token need not wait for the new key.
         let pool = Pool::new("token provisioning", 1);
@@ -99,11 +112,8 @@ fn wake_openssl() {
 }
 
 fn provision(path: &Path) -> Result<(), TokenError> {
-    if path.exists() {
-        return Ok(());
-    }
     tracing::info!(path = %path.display(), "making the softtoken of the device");
-    softtoken::create(path, "device", &Pin::new(FIRST_PIN.to_owned()))?;
+    softtoken::create(path, DEVICE, &Pin::new(FIRST_PIN.to_owned()))?;
     tracing::info!(path = %path.display(), "the softtoken of the device is ready");
     Ok(())
 }
@@ -112,12 +122,30 @@ fn died(error: JobDied) -> TokenError {
     TokenError::Bus(BusError::ServerDeath(error.0))
 }
 
-/// The token that protects a container: its own, else that of the device.
-fn token_of(dir: &Path, container: ContainerId) -> (PathBuf, bool) {
-    let own = dir.join(format!("{container}.p12"));
-    match own.exists() {
-        true => (own, true),
-        false => (dir.join(DEVICE_TOKEN), false),
+impl Token {
+    /// Runs a job on the tokens, one at a time. `on_device` says whether it needs the token of the device.
+    fn derive(
+        &self,
+        on_device: impl FnOnce(&Tokens) -> bool + Send + 'static,
+        job: impl FnOnce(&Tokens) -> Result<(), TokenError> + Send + 'static,
+    ) -> ResponseFuture<Result<(), TokenError>> {
+        let tokens = self.settings.tokens();
+        let device_token = self.device_token.subscribe();
+        let pool = self.derivation.clone();
+        Box::pin(async move {
+            pool.run(move || {
+                if on_device(&tokens) {
+                    match &*device_token.borrow() {
+                        DeviceToken::Making => return Err(TokenError::Uninitialised),
+                        DeviceToken::Failed(error) => return Err(error.clone()),
+                        DeviceToken::Ready => {}
+                    }
+                }
+                job(&tokens)
+            })
+            .await
+            .map_err(died)?
+        })
     }
 }
 
@@ -125,22 +153,38 @@ impl Handler<Unlock> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: Unlock, _: &mut Context<Self>) -> Self::Result {
-        let dir = self.settings.dir.clone();
-        let device_token = self.device_token.subscribe();
-        let pool = self.derivation.clone();
-        Box::pin(async move {
-            pool.run(move || {
-                let (path, own) = token_of(&dir, request.container);
-                match &*device_token.borrow() {
-                    DeviceToken::Making if !own => return Err(TokenError::Uninitialised),
-                    DeviceToken::Failed(error) if !own => return Err(error.clone()),
-                    _ => {}
-                }
-                softtoken::check(&path, &request.pin)
-            })
-            .await
-            .map_err(died)?
-        })
+        let container = request.container;
+        self.derive(
+            move |tokens| !tokens.has_own(container),
+            move |tokens| tokens.check(container, &request.pin),
+        )
+    }
+}
+
+impl Handler<ChangePin> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
+        let ChangePin {
+            container,
+            old,
+            new,
+        } = request;
+        self.derive(
+            move |tokens| container.is_none_or(|container| !tokens.has_own(container)),
+            move |tokens| match container {
+                None => tokens.change_device(&old, &new),
+                Some(container) => tokens.change_own(container, &old, &new),
+            },
+        )
+    }
+}
+
+impl Handler<Forget> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: Forget, _: &mut Context<Self>) -> Self::Result {
+        self.derive(|_| false, move |tokens| tokens.forget(request.container))
     }
 }
 

@@ -38,17 +38,38 @@ const VALID_DAYS: u32 = 3650;
 /// # Errors
 /// The file cannot be written, or openssl has no randomness.
 pub fn create(path: &Path, name: &str, pin: &Pin) -> Result<(), TokenError> {
-    let bytes = encode(name, pin).map_err(|error| unusable(path, error))?;
-    cml_sys::atomic::write(path, &bytes, 0o600).map_err(|error| unusable(path, error))
+    let made = || -> Result<_, ErrorStack> {
+        let key = PKey::from_rsa(Rsa::generate(RSA_BITS)?)?;
+        let certificate = self_signed(name, &key)?;
+        encode(name, &key, &certificate, pin)
+    };
+    store(path, &made().map_err(|error| unusable(path, error))?)
 }
 
-fn encode(name: &str, pin: &Pin) -> Result<Zeroizing<Vec<u8>>, ErrorStack> {
-    let key = PKey::from_rsa(Rsa::generate(RSA_BITS)?)?;
-    let certificate = self_signed(name, &key)?;
+/// Puts the key of a token under another PIN. The file has the old PIN or the new one, whatever happens.
+///
+/// # Errors
+/// As [`check`], or the file cannot be written.
+pub fn change(path: &Path, name: &str, old: &Pin, new: &Pin) -> Result<(), TokenError> {
+    let opened = open(path, old)?;
+    let changed = encode(name, &opened.key, &opened.certificate, new);
+    store(path, &changed.map_err(|error| unusable(path, error))?)
+}
+
+fn store(path: &Path, bytes: &[u8]) -> Result<(), TokenError> {
+    cml_sys::atomic::write(path, bytes, 0o600).map_err(|error| unusable(path, error))
+}
+
+fn encode(
+    name: &str,
+    key: &PKey<Private>,
+    certificate: &X509,
+    pin: &Pin,
+) -> Result<Zeroizing<Vec<u8>>, ErrorStack> {
     let token = Pkcs12::builder()
         .name(name)
-        .pkey(&key)
-        .cert(&certificate)
+        .pkey(key)
+        .cert(certificate)
         .key_iter(ROUNDS)
         .mac_iter(ROUNDS)
         .build2(pin.expose())?;
@@ -83,6 +104,16 @@ fn self_signed(name: &str, key: &PKey<Private>) -> Result<X509, ErrorStack> {
 /// # Errors
 /// `WrongPin`, or `Unusable` when the file is missing or damaged.
 pub fn check(path: &Path, pin: &Pin) -> Result<(), TokenError> {
+    open(path, pin).map(drop)
+}
+
+/// A token that is open.
+struct Opened {
+    key: PKey<Private>,
+    certificate: X509,
+}
+
+fn open(path: &Path, pin: &Pin) -> Result<Opened, TokenError> {
     let der = file::read(path).map_err(|error| unusable(path, error.source))?;
     let der = Zeroizing::new(der);
     let token = Pkcs12::from_der(&der).map_err(|error| unusable(path, error))?;
@@ -91,8 +122,10 @@ pub fn check(path: &Path, pin: &Pin) -> Result<(), TokenError> {
         return Err(TokenError::WrongPin);
     }
     match token.parse2(pin.expose()) {
-        Ok(parsed) if parsed.pkey.is_some() => Ok(()),
-        Ok(_) => Err(unusable(path, "it holds no private key")),
+        Ok(parsed) => match parsed.pkey.zip(parsed.cert) {
+            Some((key, certificate)) => Ok(Opened { key, certificate }),
+            None => Err(unusable(path, "it lacks a private key or its certificate")),
+        },
         Err(error) if is_wrong_pin(&error) => Err(TokenError::WrongPin),
         Err(error) => Err(unusable(path, error)),
     }

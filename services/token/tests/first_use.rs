@@ -46,6 +46,7 @@ fn a_good_signature_is_good_while_the_first_key_is_being_made() {
     let settings = Settings {
         dir: at("tokens"),
         enforce_validity: true,
+        require_pairing: false,
     };
     System::new().block_on(async {
         let port = TokenPort::default();

@@ -104,6 +104,7 @@ fn with_service(dir: &Path, test: impl AsyncFnOnce(TokenPort)) {
     let settings = Settings {
         dir: dir.to_owned(),
         enforce_validity: true,
+        require_pairing: false,
     };
     System::new().block_on(async move {
         let port = TokenPort::default();

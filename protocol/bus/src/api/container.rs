@@ -87,6 +87,17 @@ pub struct SetFrozen {
 #[derive(Debug)]
 pub struct Shutdown;
 
+/// Gives the token of a container another PIN. A container without a token of its own gets one.
+#[derive(Debug)]
+pub struct ChangePin {
+    /// Which container.
+    pub id: ContainerId,
+    /// The present PIN: that of the device for a container that has no token of its own yet.
+    pub old: Pin,
+    /// The PIN from now on.
+    pub new: Pin,
+}
+
 /// How the PIN of a container is given.
 #[derive(Debug)]
 pub struct PinEntry {
@@ -231,6 +242,7 @@ crate::request!(Start => (), ContainerError, "container.start", 480 s);
 crate::request!(Stop => (), ContainerError, "container.stop", 60 s);
 crate::request!(SetFrozen => (), ContainerError, "container.set_frozen", 20 s);
 crate::request!(Shutdown => (), ContainerError, "container.shutdown", 60 s);
+crate::request!(ChangePin => (), ContainerError, "container.change_pin", 130 s);
 crate::request!(PinEntry => PinNeeds, ContainerError, "container.pin_entry", 10 s);
 crate::request!(Exec => ExecSession, ContainerError, "container.exec", 30 s);
 
@@ -255,6 +267,8 @@ crate::service_port! {
         set_frozen: SetFrozen,
         /// Stop all.
         shutdown: Shutdown,
+        /// Another PIN.
+        change_pin: ChangePin,
         /// How the PIN is given.
         pin_entry: PinEntry,
         /// Run a command.

@@ -14,6 +14,24 @@ pub struct Unlock {
     pub pin: Pin,
 }
 
+/// Gives a token another PIN: that of the device, or the container's own, which is made if there is none.
+#[derive(Debug)]
+pub struct ChangePin {
+    /// `None` for the token of the device.
+    pub container: Option<ContainerId>,
+    /// The present PIN: that of the device for a container that has no token of its own yet.
+    pub old: Pin,
+    /// The PIN from now on.
+    pub new: Pin,
+}
+
+/// Deletes the token that a container has of its own; it is about to be gone.
+#[derive(Debug)]
+pub struct Forget {
+    /// Whose token.
+    pub container: ContainerId,
+}
+
 /// Checks a detached signature over a configuration (crypto.md section 3).
 #[derive(Debug)]
 pub struct VerifySignature {
@@ -34,6 +52,12 @@ pub enum TokenError {
     /// Too many wrong PINs since boot.
     #[error("the token is locked until the device is rebooted")]
     LockedTillReboot,
+    /// The container has no token of its own, and `device.conf` demands one.
+    #[error("the container has no PIN of its own yet; set one with `control change_pin`")]
+    Unpaired,
+    /// The new PIN cannot be used.
+    #[error("the new PIN cannot be used: {0}")]
+    BadNewPin(&'static str),
     /// The token does not exist yet; self-provisioning is still running.
     #[error("the softtoken is not ready yet; try again in a few seconds")]
     Uninitialised,
@@ -65,6 +89,9 @@ pub enum TokenError {
 }
 
 crate::request!(Unlock => (), TokenError, "token.unlock", 30 s);
+// A new token needs a new key, which takes seconds.
+crate::request!(ChangePin => (), TokenError, "token.change_pin", 120 s);
+crate::request!(Forget => (), TokenError, "token.forget", 20 s);
 crate::request!(VerifySignature => ContainerTrust, TokenError, "token.verify_signature", 20 s);
 
 crate::service_port! {
@@ -72,6 +99,10 @@ crate::service_port! {
     TokenPort {
         /// Check a PIN.
         unlock: Unlock,
+        /// Change a PIN.
+        change_pin: ChangePin,
+        /// Delete a container's own token.
+        forget: Forget,
         /// Check a signature; `SIGNED` or `LOCALLY_SIGNED` comes back.
         verify_signature: VerifySignature,
     }

@@ -27,6 +27,44 @@ fn status() -> ContainerStatus {
 }
 
 #[test]
+fn a_changed_pin_is_asked_of_the_right_service_and_every_refusal_has_one_code() {
+    system(|| async {
+        let rig = Rig::new(OPEN);
+        let of_device = fake(&rig.token.change_pin, |_| Ok(()));
+        let of_container = fake(&rig.container.change_pin, |change| {
+            match change.old.expose() {
+                "right" => Ok(()),
+                _ => Err(TokenError::LockedTillReboot.into()),
+            }
+        });
+        let with_pins = |message, old: &str| ControllerToDaemon {
+            device_pin: Some(old.into()),
+            device_newpin: Some("new".into()),
+            ..message
+        };
+        let mut client = rig.client();
+        let device = with_pins(bare(Command::ChangeDevicePin), "old");
+        let reply = client.ask(&device).await;
+        assert_eq!(reply.response(), Response::ContainerChangePinSuccessful);
+        let asked = of_device.take().remove(0);
+        assert_eq!((asked.old.expose(), asked.new.expose()), ("old", "new"));
+        assert!(asked.container.is_none());
+
+        let command = || targeted(Command::ContainerChangeTokenPin);
+        let reply = client.ask(&with_pins(command(), "right")).await;
+        assert_eq!(reply.response(), Response::ContainerChangePinSuccessful);
+        let reply = client.ask(&with_pins(command(), "wrong")).await;
+        assert_eq!(reply.response(), Response::ContainerChangePinFailed);
+        assert_eq!(of_container.take()[0].id, id());
+        for incomplete in [command(), bare(Command::ChangeDevicePin)] {
+            let reply = client.ask(&incomplete).await;
+            assert_eq!(reply.response(), Response::CmdFailed);
+        }
+        assert!(of_device.take().is_empty());
+    });
+}
+
+#[test]
 fn queries_are_answered_from_one_call() {
     system(|| async {
         let rig = Rig::new(OPEN);

@@ -11,7 +11,7 @@ use std::{
 
 use cml_bus::{
     actor::{Addr, System},
-    api::{container::ContainerPort, guestos::GuestOsPort},
+    api::{container::ContainerPort, guestos::GuestOsPort, token::TokenPort},
     event::Events,
     id::ContainerId,
     supervisor::{Throttle, supervise},
@@ -52,6 +52,7 @@ pub struct Rig {
     address: SocketAddr,
     pub container: ContainerPort,
     pub guestos: GuestOsPort,
+    pub token: TokenPort,
     /// Every actor that was started, the last one is alive.
     pub started: mpsc::UnboundedReceiver<Addr<Gateway>>,
     pub supervisor: JoinHandle<bool>,
@@ -72,9 +73,11 @@ impl Rig {
         let address = SocketAddr::from_abstract_name(name).unwrap();
         let listener = StdListener::bind_addr(&address).unwrap();
         let (container, guestos) = (ContainerPort::default(), GuestOsPort::default());
+        let token = TokenPort::default();
         let ports = Ports {
             container: container.clone(),
             guestos: guestos.clone(),
+            token: token.clone(),
         };
         let (tell, started) = mpsc::unbounded_channel();
         let throttle = Throttle {
@@ -99,6 +102,7 @@ impl Rig {
             address,
             container,
             guestos,
+            token,
             started,
             supervisor,
         }

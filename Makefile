@@ -1,6 +1,6 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build programs demo test unit integration lint bench debian
+.PHONY: help deps build programs demo test unit integration lint bench fuzz audit debian
 
 PACKAGES := build-essential busybox-static libssl-dev openssl pkg-config shellcheck squashfs-tools
 BENCH_PACKAGES := crun runc
@@ -47,6 +47,15 @@ bench: build ## Measure, side by side with crun and runc
 	$(STATIC) --release -p cml-probe
 	@install -D -t target/release/static target/$(HOST)/release/cml-init target/$(HOST)/release/cml-probe
 	cargo run --release --locked -p cml-bench
+
+fuzz: ## Fuzz the parsers for a minute each (needs `cargo install cargo-fuzz`)
+	cd protocol/wire && for target in frame control_message container_conf guestos_conf; do \
+	  mkdir -p fuzz/corpus/$$target && RUSTC_BOOTSTRAP=1 cargo fuzz run $$target \
+	    fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=60 || exit 1; \
+	done
+
+audit: ## Check licences and who depends on what (needs `cargo install cargo-deny`)
+	cargo deny check licenses bans sources
 
 debian: deps ## Build a Debian guest with systemd into out/ (minutes, needs a package mirror)
 	@integration/deps.sh debootstrap

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs a command and fails if it leaves mounts, loop devices, network namespaces, control groups or
-# processes of ours behind on the machine.
+# Runs a command and fails if it leaves mounts, loop devices, network namespaces, control groups,
+# directories or processes of ours behind on the machine.
 set -eu
 
 state=$(mktemp -d)
@@ -13,6 +13,8 @@ look() {
     ls /run/netns 2>/dev/null || true
     lsns -t net -n -o NS 2>/dev/null | sort
     find /sys/fs/cgroup -type d -path '*/cml/*' 2>/dev/null | sort
+    # Directories of the fixture.
+    find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'cml??????' 2>/dev/null | sort
     # The daemon, and every process that still is the sealed copy of cml-init.
     find /proc -maxdepth 2 -name exe \( -lname '*/cmld' -o -lname '*memfd:cml-init*' \) 2>/dev/null |
         wc -l

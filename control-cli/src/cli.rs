@@ -130,6 +130,19 @@ pub enum Command {
         /// Certificate of the signer, PEM
         cert: Option<PathBuf>,
     },
+    /// Give a container another configuration; one that runs takes it when it has stopped
+    #[command(name = "update_config", visible_alias = "update-config")]
+    UpdateConfig {
+        /// Name or UUID
+        container: String,
+        /// Configuration in protobuf text
+        conf: PathBuf,
+        /// Signature of the configuration's bytes
+        #[arg(requires = "cert")]
+        sig: Option<PathBuf>,
+        /// Certificate of the signer, PEM
+        cert: Option<PathBuf>,
+    },
     /// Delete a container completely: configuration, data, keys
     Remove(Target),
     /// Start a container; asks for its PIN unless it needs none

@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use cml_wire::proto::{controller_to_daemon::Command, daemon_to_controller::Code};
+use cml_wire::proto::{
+    ControllerToDaemon, controller_to_daemon::Command, daemon_to_controller::Code,
+};
 
 use super::Context;
 use crate::{client, exit::CliError, render::Words};
@@ -62,17 +64,48 @@ pub fn create(
     conf: &Path,
     signed: Option<(&Path, &Path)>,
 ) -> Result<u8, CliError> {
-    let mut request = client::bare(Command::CreateContainer);
-    request.container_config_file = Some(file(conf)?);
-    if let Some((sig, cert)) = signed {
-        request.container_config_signature = Some(file(sig)?);
-        request.container_config_certificate = Some(file(cert)?);
-    }
+    let request = with_config(client::bare(Command::CreateContainer), conf, signed)?;
     let words = Words {
         action: "create",
         done: "created",
     };
     context.ask(context.connect()?, request, Code::ContainerConfig, words)
+}
+
+/// `update_config`
+pub fn update_config(
+    context: &Context<'_>,
+    word: &str,
+    conf: &Path,
+    signed: Option<(&Path, &Path)>,
+) -> Result<u8, CliError> {
+    // The files first: a missing one is found before anything is asked.
+    let request = with_config(client::bare(Command::ContainerUpdateConfig), conf, signed)?;
+    let (client, container) = context.connect_to(word, false)?;
+    let request = ControllerToDaemon {
+        container_uuids: vec![container.uuid],
+        ..request
+    };
+    let words = Words {
+        action: "update_config",
+        done: "updated",
+    };
+    context.ask(client, request, Code::ContainerConfig, words)
+}
+
+fn with_config(
+    request: ControllerToDaemon,
+    conf: &Path,
+    signed: Option<(&Path, &Path)>,
+) -> Result<ControllerToDaemon, CliError> {
+    let signed = signed.map(|(sig, cert)| Ok::<_, CliError>((file(sig)?, file(cert)?)));
+    let (signature, certificate) = signed.transpose()?.unzip();
+    Ok(ControllerToDaemon {
+        container_config_file: Some(file(conf)?),
+        container_config_signature: signature,
+        container_config_certificate: certificate,
+        ..request
+    })
 }
 
 /// A command without parameters about one container.

@@ -89,6 +89,15 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Create { conf, sig, cert } => {
             containers::create(&context, &conf, sig.as_deref().zip(cert.as_deref()))
         }
+        Command::UpdateConfig {
+            container,
+            conf,
+            sig,
+            cert,
+        } => {
+            let signed = sig.as_deref().zip(cert.as_deref());
+            containers::update_config(&context, &container, &conf, signed)
+        }
         Command::Remove(target) => containers::simple(
             &context,
             &target.container,

@@ -235,3 +235,115 @@ fn reload_takes_in_a_guest_os_that_was_put_into_the_store() {
     daemon.control().ok(&["reload"]);
     assert!(has(&daemon));
 }
+
+/// Sends a configuration for a container; the name it has then, or nothing when it was refused.
+fn update(daemon: &Daemon, container: &str, config: &str) -> Result<String, String> {
+    let path = daemon.path("update.conf");
+    fs::write(&path, config).unwrap();
+    let output = daemon
+        .control()
+        .run(&["update_config", container, path.to_str().unwrap()]);
+    match output.status {
+        0 => Ok(output.value("name")),
+        _ => {
+            assert!(!output.out.contains("uuids"), "{output:?}");
+            Err(output.err)
+        }
+    }
+}
+
+#[test]
+fn an_update_of_a_stopped_container_counts_at_once_and_that_of_a_running_one_when_it_stops() {
+    // Row 12 of the existing acceptance suite (protocol.md 5.4).
+    let mut daemon = Daemon::default();
+    let config =
+        |name: &str| format!("name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\n");
+    let uuid = daemon.create(&config("old"));
+    assert_eq!(update(&daemon, &uuid, &config("new")).unwrap(), "new");
+    daemon.control().ok(&["start", "new"]);
+    assert_eq!(daemon.facts("new")["hostname"], "new");
+    assert_eq!(update(&daemon, &uuid, &config("old")).unwrap(), "old");
+    assert_eq!(daemon.control().ok(&["config", "new"]).value("name"), "old");
+    assert_eq!(daemon.control().ok(&["state", &uuid]).value("name"), "new");
+    daemon.control().ok(&["stop", &uuid]);
+    daemon.wait_for(&uuid, "STOPPED");
+    daemon.control().ok(&["start", "old"]);
+    assert_eq!(daemon.facts("old")["hostname"], "old");
+    // Also when the guest is restarted in between, and when the daemon is.
+    update(&daemon, &uuid, &config("third")).unwrap();
+    daemon
+        .control()
+        .run(&["run", &uuid, "nopty", "reboot", "-f"]);
+    daemon.wait_for("third", "RUNNING");
+    update(&daemon, &uuid, &config("fourth")).unwrap();
+    daemon.crash();
+    daemon.start();
+    assert_eq!(daemon.state("third"), "RUNNING");
+    daemon.control().ok(&["stop", &uuid]);
+    daemon.wait_for(&uuid, "STOPPED");
+    assert_eq!(daemon.state("fourth"), "STOPPED");
+}
+
+#[test]
+fn an_update_that_cannot_be_accepted_changes_nothing() {
+    let daemon = Daemon::default();
+    let uuid = daemon.create("name: \"x\"\nguest_os: \"busybox\"\n");
+    let file = daemon.base().join(format!("containers/{uuid}.conf"));
+    let before = fs::read(&file).unwrap();
+    for (config, said) in [
+        ("name: \"x\"\n", "guest_os"),
+        ("name: \"x\"\nguest_os: \"absent\"\n", "not installed"),
+        ("name: \"a/b\"\nguest_os: \"busybox\"\n", "a/b"),
+        (
+            "name: \"x\"\nguest_os: \"busybox\"\ntoken_type: NONE\n",
+            "token_type",
+        ),
+    ] {
+        let refused = update(&daemon, "x", config).unwrap_err();
+        assert!(refused.contains(said), "{config}: {refused}");
+    }
+    assert_eq!(fs::read(&file).unwrap(), before);
+    let stranger = update(&daemon, "nobody", "").unwrap_err();
+    assert!(stranger.contains("does not exist"), "{stranger}");
+}
+
+#[test]
+fn with_signed_configurations_an_update_must_be_signed_too() {
+    let daemon = signed_device();
+    let conf = daemon.path("web.conf");
+    let text = "name: \"web\"\nguest_os: \"busybox\"\nguestos_version: 1\ntoken_type: NONE\n";
+    let send = |command: &[&str], signed: bool| {
+        let parts = match signed {
+            true => vec!["conf", "sig", "cert"],
+            false => vec!["conf"],
+        };
+        let paths = parts
+            .iter()
+            .map(|suffix| daemon.path(&format!("web.{suffix}")).display().to_string());
+        let words = command.iter().map(ToString::to_string).chain(paths);
+        let words: Vec<_> = words.collect();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        daemon.control().run(&words)
+    };
+    fs::write(&conf, text).unwrap();
+    kit().sign(&conf, "ssig_cml");
+    assert_eq!(send(&["create"], true).status, 0);
+    fs::write(&conf, text.replace("web", "renamed")).unwrap();
+    assert!(
+        send(&["update_config", "web"], true)
+            .err
+            .contains("signature does not match")
+    );
+    kit().sign(&conf, "ssig");
+    assert!(
+        send(&["update_config", "web"], false)
+            .err
+            .contains("not signed")
+    );
+    assert_eq!(
+        send(&["update_config", "web"], true).value("name"),
+        "renamed"
+    );
+    daemon.control().ok(&["reload"]);
+    daemon.control().ok(&["start", "renamed"]);
+}

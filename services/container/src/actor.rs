@@ -18,7 +18,7 @@ use cml_bus::{
     supervisor::Watch,
 };
 use cml_sys::{cgroup::Group, exec, proc};
-use cml_wire::proto::ContainerConfig;
+use cml_wire::{proto::ContainerConfig, text};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -58,6 +58,8 @@ pub struct One {
     /// The polite request that is under way.
     asking: Option<SpawnHandle>,
     brake: RebootBrake,
+    /// The configuration from the next launch on.
+    next: Option<Reconfigure>,
     /// Closed when the manager is gone; its successor makes new actors.
     manager: watch::Receiver<()>,
     watch: Watch,
@@ -83,6 +85,7 @@ impl One {
             limit: None,
             asking: None,
             brake: RebootBrake::default(),
+            next: None,
             manager,
             watch,
         })
@@ -121,6 +124,10 @@ impl One {
         if let Some(limit) = self.limit.take() {
             context.cancel_future(limit);
         }
+        // Stopped, or about to be started again after a reboot of the guest.
+        if next.is_at_rest() || matches!(next, State::Starting { .. }) {
+            self.reconfigure();
+        }
         if let Some(live) = &mut self.live {
             live.running.state = next;
             // A small file in a tmpfs; it must be there before anybody hears of the new state.
@@ -150,6 +157,16 @@ impl One {
             Effect::Freeze => self.freeze(context),
             Effect::Thaw => self.thaw(context),
             Effect::CleanUp => self.clean_up(context),
+        }
+    }
+
+    /// Takes a changed configuration over.
+    fn reconfigure(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.view.send_modify(|view| {
+                view.config = next.config;
+                view.trust = next.trust;
+            });
         }
     }
 
@@ -403,7 +420,15 @@ impl One {
             _ => (State::Running, None),
         };
         let trust = live.running.trust();
+        // What lies on disk may be an update that it has not taken yet.
+        let running_with = text::parse(live.running.config.as_bytes()).ok();
         self.view.send_modify(|view| {
+            if let Some(config) = running_with.filter(|config| *config != *view.config) {
+                self.next = Some(Reconfigure {
+                    config: std::mem::replace(&mut view.config, Arc::new(config)),
+                    trust: view.trust,
+                });
+            }
             view.trust = Some(trust);
             view.state = state;
         });
@@ -563,13 +588,10 @@ impl Handler<Reconfigure> for One {
     type Result = Result<(), ContainerError>;
 
     fn handle(&mut self, request: Reconfigure, _: &mut Context<Self>) -> Self::Result {
-        if !self.state().is_at_rest() {
-            return Err(ContainerError::AlreadyRunning(self.id));
+        self.next = Some(request);
+        if self.state().is_at_rest() {
+            self.reconfigure();
         }
-        self.view.send_modify(|view| {
-            view.config = request.config;
-            view.trust = request.trust;
-        });
         Ok(())
     }
 }

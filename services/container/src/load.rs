@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cml_bus::{
     api::{
-        container::{ContainerError, Create, Signature},
+        container::{ContainerError, Create, Signature, UpdateConfig},
         guestos::Find,
         token::{Forget, VerifySignature},
     },
@@ -19,6 +19,7 @@ use crate::{
     check::check,
     env::{Env, died},
     launch,
+    one::Reconfigure,
     record::Found,
 };
 
@@ -33,6 +34,14 @@ pub struct Loaded {
     pub created: u64,
     /// Who vouches for its guest OS; `None` when that is not installed.
     pub trust: Option<ContainerTrust>,
+}
+
+/// A configuration that was accepted, on its way to the store.
+struct Prepared {
+    bytes: Vec<u8>,
+    signature: Option<Signature>,
+    config: Arc<ContainerConfig>,
+    trust: Option<ContainerTrust>,
 }
 
 impl Env {
@@ -125,39 +134,75 @@ impl Env {
         found.ok().map(|installed| installed.trust)
     }
 
-    /// A new container, stored. The version of the guest OS is written down where nobody signed for the
-    /// bytes (protocol.md 6.4).
-    pub(crate) async fn create(
-        self: &Arc<Self>,
-        request: Create,
-    ) -> Result<Loaded, ContainerError> {
-        let mut config = self
-            .accept(&request.config, request.signature.clone())
-            .await?;
+    /// A configuration as it will be stored, with the guest OS that it gets. The version of the guest OS is
+    /// written down where nobody signed for the bytes (protocol.md 6.4).
+    async fn prepared(
+        &self,
+        bytes: Vec<u8>,
+        signature: Option<Signature>,
+    ) -> Result<Prepared, ContainerError> {
+        let mut config = self.accept(&bytes, signature.clone()).await?;
         let find = Find {
             name: config.guest_os.clone(),
             version: self.version_for(&config),
         };
         let installed = self.guestos.find.call(find).await?;
-        let bytes = match self.settings.signed_configs {
-            true => request.config,
+        let signed = self.settings.signed_configs;
+        let bytes = match signed {
+            true => bytes,
             false => {
                 config.guestos_version = Some(installed.config.version);
                 text::print_file(&config).into_bytes()
             }
         };
-        let signature = request.signature.filter(|_| self.settings.signed_configs);
+        Ok(Prepared {
+            bytes,
+            signature: signature.filter(|_| signed),
+            config: Arc::new(config),
+            trust: Some(installed.trust),
+        })
+    }
+
+    /// A new container, stored.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        request: Create,
+    ) -> Result<Loaded, ContainerError> {
+        let prepared = self.prepared(request.config, request.signature).await?;
         let id = ContainerId::random();
-        let env = self.clone();
-        let added = self
-            .storage
-            .run(move || env.store.add(id, &bytes, signature.as_ref()))
-            .await;
+        let (env, bytes, signature) = (self.clone(), prepared.bytes, prepared.signature);
+        let add = move || env.store.add(id, &bytes, signature.as_ref());
+        let created = self.storage.run(add).await;
         Ok(Loaded {
             id,
-            config: Arc::new(config),
-            created: added.map_err(died)??,
-            trust: Some(installed.trust),
+            config: prepared.config,
+            created: created.map_err(died)??,
+            trust: prepared.trust,
+        })
+    }
+
+    /// Another configuration for a container, stored.
+    pub(crate) async fn update(
+        self: &Arc<Self>,
+        request: UpdateConfig,
+        present: &ContainerConfig,
+    ) -> Result<Reconfigure, ContainerError> {
+        let prepared = self.prepared(request.config, request.signature).await?;
+        if prepared.config.token_type() != present.token_type() {
+            return Err(ContainerError::BadConfig(
+                "the token_type of a container cannot be changed in this version; remove it and \
+                 create it anew"
+                    .into(),
+            ));
+        }
+        let (id, bytes, signature) = (request.id, prepared.bytes, prepared.signature);
+        self.in_turn(id, &self.storage, move |env| {
+            env.store.replace(id, &bytes, signature.as_ref())
+        })
+        .await??;
+        Ok(Reconfigure {
+            config: prepared.config,
+            trust: prepared.trust,
         })
     }
 

@@ -10,7 +10,7 @@ use cml_bus::{
     api::{
         container::{
             ChangePin, Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds,
-            Reload, Remove, SetFrozen, Shutdown, Start, Status, Stop,
+            Reload, Remove, SetFrozen, Shutdown, Start, Status, Stop, UpdateConfig,
         },
         guestos::Rescan,
         token,
@@ -159,13 +159,9 @@ impl Refreshed {
     /// Tells the actors; returns those that have ended.
     async fn apply(self) -> Vec<ContainerId> {
         for (entry, reconfigure) in self.changed {
-            match entry.port.reconfigure.call(reconfigure).await {
-                // One that runs keeps what it was started with.
-                Ok(()) | Err(ContainerError::AlreadyRunning(_)) => {}
-                // One container's trouble is not the others'.
-                Err(error) => {
-                    tracing::error!(container = %entry.id, %error, "not reloaded");
-                }
+            // One container's trouble is not the others'.
+            if let Err(error) = entry.port.reconfigure.call(reconfigure).await {
+                tracing::error!(container = %entry.id, %error, "not reloaded");
             }
         }
         let mut ended = Vec::new();
@@ -261,6 +257,25 @@ impl Handler<Create> for Manager {
             manager.env.events.publish(Event::ContainerListChanged);
             Ok(answer)
         }))
+    }
+}
+
+impl Handler<UpdateConfig> for Manager {
+    type Result = ResponseFuture<Result<(ContainerId, ContainerConfig), ContainerError>>;
+
+    fn handle(&mut self, request: UpdateConfig, _: &mut Context<Self>) -> Self::Result {
+        let entry = self.find(request.id).cloned();
+        let (env, changes) = (self.env.clone(), self.changes.clone());
+        Box::pin(async move {
+            let entry = entry?;
+            let _turn = changes.lock().await;
+            let present = entry.view.borrow().config.clone();
+            let reconfigure = env.update(request, &present).await?;
+            let answer = (entry.id, (*reconfigure.config).clone());
+            entry.port.reconfigure.call(reconfigure).await?;
+            tracing::info!(container = %entry.id, name = answer.1.name, "configuration updated");
+            Ok(answer)
+        })
     }
 }
 

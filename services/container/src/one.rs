@@ -13,7 +13,7 @@ pub struct Halt;
 #[derive(Debug)]
 pub struct Kill;
 
-/// Use this configuration from now on; only while nothing runs.
+/// Use this configuration from now on, or as soon as nothing runs.
 #[derive(Debug)]
 pub struct Reconfigure {
     /// The configuration.

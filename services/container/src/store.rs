@@ -35,7 +35,16 @@ pub struct Stored {
 }
 
 /// Suffixes of everything that belongs to a container, its existence first.
-const SUFFIXES: &[&str] = &["conf", "sig", "cert", "uid", "created"];
+const SUFFIXES: &[&str] = &[
+    "conf.next",
+    "sig.next",
+    "cert.next",
+    "conf",
+    "sig",
+    "cert",
+    "uid",
+    "created",
+];
 
 impl Store {
     /// The store below a base directory; makes it if it is missing.
@@ -80,6 +89,7 @@ impl Store {
     /// # Errors
     /// It cannot be read.
     pub fn read(&self, id: ContainerId) -> Result<Stored, ContainerError> {
+        self.finish(id)?;
         let path = self.file(id, "conf");
         let config = file::read(&path).map_err(|error| failed(&path, error.source))?;
         let part = |suffix| file::read(&self.file(id, suffix)).ok();
@@ -94,6 +104,54 @@ impl Store {
             signature,
             created: self.created(id),
         })
+    }
+
+    /// Replaces a configuration, with or without a signature. The new files lie complete beside the old ones
+    /// before the first of these is replaced, and `.conf.next` says so: whatever interrupts this, the next
+    /// look at the container finds the old set or the new one.
+    ///
+    /// # Errors
+    /// It cannot be written; the old configuration stays.
+    pub fn replace(
+        &self,
+        id: ContainerId,
+        config: &[u8],
+        signature: Option<&Signature>,
+    ) -> Result<(), ContainerError> {
+        let parts = [
+            ("sig", signature.map(|signature| &signature.signature[..])),
+            (
+                "cert",
+                signature.map(|signature| &signature.certificate[..]),
+            ),
+            ("conf", Some(config)),
+        ];
+        for (suffix, bytes) in parts {
+            let next = self.file(id, &format!("{suffix}.next"));
+            match bytes {
+                Some(bytes) => atomic::write(&next, bytes, 0o600),
+                None => atomic::remove(&next),
+            }
+            .map_err(|error| failed(&next, error))?;
+        }
+        self.finish(id)
+    }
+
+    /// Completes a replacement that has begun.
+    fn finish(&self, id: ContainerId) -> Result<(), ContainerError> {
+        let next = |suffix: &str| self.file(id, &format!("{suffix}.next"));
+        if !next("conf").exists() {
+            return Ok(());
+        }
+        for suffix in ["sig", "cert", "conf"] {
+            let (from, to) = (next(suffix), self.file(id, suffix));
+            match fs::rename(&from, &to) {
+                // Replaced already, or an unsigned configuration.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(|error| failed(&to, error))?,
+            }
+        }
+        atomic::sync_dir(&self.containers).map_err(|error| failed(&self.containers, error))
     }
 
     /// Stores a new container.
@@ -214,6 +272,41 @@ mod tests {
             0
         );
         store.remove(id).unwrap();
+    }
+
+    #[test]
+    fn a_replacement_that_was_interrupted_is_finished_or_never_happened() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = ContainerId::random();
+        let signed = |byte| Signature {
+            signature: vec![byte],
+            certificate: vec![byte],
+        };
+        store.add(id, b"old", Some(&signed(1))).unwrap();
+        // Interrupted before the set was complete.
+        fs::write(store.file(id, "sig.next"), [2]).unwrap();
+        let stored = store.read(id).unwrap();
+        assert_eq!(stored.config, b"old");
+        assert_eq!(stored.signature.unwrap().signature, [1]);
+        // Interrupted after the first file of a complete set was put in its place.
+        fs::write(store.file(id, "sig"), [3]).unwrap();
+        fs::write(store.file(id, "cert.next"), [3]).unwrap();
+        fs::write(store.file(id, "conf.next"), "new").unwrap();
+        fs::remove_file(store.file(id, "sig.next")).unwrap();
+        let stored = store.read(id).unwrap();
+        assert_eq!(stored.config, b"new");
+        let signature = stored.signature.unwrap();
+        assert_eq!(
+            (signature.signature, signature.certificate),
+            (vec![3], vec![3])
+        );
+        store.replace(id, b"newest", Some(&signed(4))).unwrap();
+        assert_eq!(store.read(id).unwrap().config, b"newest");
+        assert_eq!(store.list().unwrap(), [id]);
+        store.remove(id).unwrap();
+        let left = fs::read_dir(dir.path().join("containers")).unwrap();
+        assert_eq!(left.count(), 0);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         }),
         Request::Reload => translate_out::plain(container.reload.call(Reload).await),
         Request::Create(request) => translate_out::created(container.create.call(request).await),
+        Request::UpdateConfig(request) => {
+            translate_out::created(container.update_config.call(request).await)
+        }
         Request::Remove(request) => translate_out::plain(container.remove.call(request).await),
         Request::Start(request) => translate_out::start(container.start.call(request).await),
         Request::Stop(request) => translate_out::stop(container.stop.call(request).await),

@@ -7,7 +7,7 @@ use cml_bus::{
     api::{
         container::{
             ChangePin, Create, Exec, PinEntry, Remove, SetFrozen, Signature, Start, Stop,
-            WindowSize,
+            UpdateConfig, WindowSize,
         },
         token,
     },
@@ -46,6 +46,8 @@ pub enum Request {
     Reload,
     /// `CREATE_CONTAINER`
     Create(Create),
+    /// `CONTAINER_UPDATE_CONFIG`
+    UpdateConfig(UpdateConfig),
     /// `REMOVE_CONTAINER`
     Remove(Remove),
     /// `CONTAINER_START`
@@ -135,7 +137,19 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
         Command::GetContainerStatus => Request::Status(selection(message)),
         Command::GetContainerConfig => Request::Configs(selection(message)),
         Command::ReloadContainers => Request::Reload,
-        Command::CreateContainer => Request::Create(create(command, message)?),
+        Command::CreateContainer => {
+            let (config, signature) = config(command, message)?;
+            Request::Create(Create { config, signature })
+        }
+        Command::ContainerUpdateConfig => {
+            let id = container(command, message)?;
+            let (config, signature) = config(command, message)?;
+            Request::UpdateConfig(UpdateConfig {
+                id,
+                config,
+                signature,
+            })
+        }
         Command::RemoveContainer => Request::Remove(Remove {
             id: container(command, message)?,
         }),
@@ -231,7 +245,10 @@ fn pins(command: Command, message: &mut ControllerToDaemon) -> Result<(Pin, Pin)
 }
 
 /// Signature and certificate count only together (protocol.md 3.4).
-fn create(command: Command, message: &mut ControllerToDaemon) -> Result<Create, Refusal> {
+fn config(
+    command: Command,
+    message: &mut ControllerToDaemon,
+) -> Result<(Vec<u8>, Option<Signature>), Refusal> {
     let config = message
         .container_config_file
         .take()
@@ -244,7 +261,7 @@ fn create(command: Command, message: &mut ControllerToDaemon) -> Result<Create, 
             signature,
             certificate,
         });
-    Ok(Create { config, signature })
+    Ok((config, signature))
 }
 
 fn exec(command: Command, message: &mut ControllerToDaemon) -> Result<ExecRequest, Refusal> {

@@ -66,7 +66,8 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
         Refusal::NoContainer(Command::ContainerStart) => {
             failure(Response::ContainerStartEexist, text)
         }
-        Refusal::Missing(Command::CreateContainer, _) => empty_config(text),
+        Refusal::Missing(Command::CreateContainer | Command::ContainerUpdateConfig, _)
+        | Refusal::NoContainer(Command::ContainerUpdateConfig) => empty_config(text),
         Refusal::Missing(Command::ContainerExecCmd, "exec_args")
         | Refusal::FieldNotServed(Command::ContainerExecCmd, _) => exec_end(CANNOT_RUN, Some(text)),
         Refusal::NoContainer(_)
@@ -254,7 +255,7 @@ pub fn configs(
     }
 }
 
-/// `CREATE_CONTAINER`: a failure is the same code without a configuration.
+/// `CREATE_CONTAINER` and `CONTAINER_UPDATE_CONFIG`: a failure is the same code without a configuration.
 pub fn created(
     result: Result<(ContainerId, ContainerConfig), ContainerError>,
 ) -> DaemonToController {

@@ -42,6 +42,17 @@ pub struct Create {
     pub signature: Option<Signature>,
 }
 
+/// Gives a container another configuration: stored at once, in effect as soon as it does not run.
+#[derive(Debug)]
+pub struct UpdateConfig {
+    /// Which container; its identity stays, its name may change.
+    pub id: ContainerId,
+    /// The configuration in text form.
+    pub config: Vec<u8>,
+    /// Needed when the device wants signed configurations.
+    pub signature: Option<Signature>,
+}
+
 /// Deletes a container completely, after killing it if it runs.
 #[derive(Debug)]
 pub struct Remove {
@@ -236,6 +247,7 @@ pub enum ContainerError {
 crate::request!(Status => Vec<ContainerStatus>, ContainerError, "container.status", 10 s);
 crate::request!(Configs => Vec<(ContainerId, ContainerConfig)>, ContainerError, "container.configs", 10 s);
 crate::request!(Create => (ContainerId, ContainerConfig), ContainerError, "container.create", 60 s);
+crate::request!(UpdateConfig => (ContainerId, ContainerConfig), ContainerError, "container.update_config", 60 s);
 crate::request!(Remove => (), ContainerError, "container.remove", 60 s);
 crate::request!(Reload => (), ContainerError, "container.reload", 60 s);
 crate::request!(Start => (), ContainerError, "container.start", 480 s);
@@ -255,6 +267,8 @@ crate::service_port! {
         configs: Configs,
         /// New container.
         create: Create,
+        /// Another configuration.
+        update_config: UpdateConfig,
         /// Delete a container.
         remove: Remove,
         /// Read configurations again.

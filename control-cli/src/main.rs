@@ -13,16 +13,26 @@ mod render;
 mod resolve;
 mod tty;
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 
 fn main() -> ExitCode {
     tty::restore_on_panic();
     let cli = cli::Cli::parse_from(cli::normalise(env::args_os()));
+    // The output of `run` belongs to the program that it runs.
+    let document = cli.format == cli::Format::Json && !matches!(cli.command, cli::Command::Run(_));
     match cmd::dispatch(cli) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
+            if document {
+                // The status tells as well, so nothing is lost when nobody reads.
+                let _ = io::stdout().write_all(render::no_reply(&error.to_string()).as_bytes());
+            }
             error.report();
             ExitCode::from(error.status())
         }

@@ -33,6 +33,9 @@ pub enum PinError {
     /// More than [`MAX`] bytes.
     #[error("the PIN is longer than {MAX} bytes")]
     TooLong,
+    /// The input ended before anything was given.
+    #[error("no PIN was given; nothing was sent to the daemon")]
+    NoPin,
     /// A typing mistake.
     #[error("the two new PINs differ; nothing was changed")]
     Mismatch,
@@ -73,7 +76,12 @@ pub fn obtain(
         }
         Entry::Here => match key.key {
             Some(given) => Ok(given.map(|Secret(text)| text)),
-            None => prompt("Password: ", format).map(Some),
+            // The end of the input is an empty PIN (protocol.md 4.4), what old daemons expect for
+            // containers without a token; ours refuses it without counting a try.
+            None => match prompt("Password: ", format) {
+                Err(PinError::NoPin) => Ok(Some(Zeroizing::default())),
+                given => given.map(Some),
+            },
         },
     }
 }
@@ -136,7 +144,12 @@ fn read_line(
 ) -> Result<Zeroizing<String>, PinError> {
     let mut line = Zeroizing::new(Vec::with_capacity(MAX));
     let mut byte = Zeroizing::new([0]);
-    while read(&mut *byte).map_err(PinError::Read)? == 1 && *byte != *b"\n" {
+    loop {
+        match read(&mut *byte).map_err(PinError::Read)? {
+            0 if line.is_empty() => return Err(PinError::NoPin),
+            1 if *byte != *b"\n" => {}
+            _ => break,
+        }
         if line.len() == MAX {
             return Err(PinError::TooLong);
         }
@@ -163,7 +176,7 @@ mod tests {
         assert_eq!(line(b"1234").unwrap(), "1234");
         assert_eq!(line(b"12 34 \r\nnext").unwrap(), "12 34 \r");
         assert_eq!(line(b"\n").unwrap(), "");
-        assert_eq!(line(b"").unwrap(), "");
+        assert!(matches!(line(b""), Err(PinError::NoPin)));
     }
 
     #[test]

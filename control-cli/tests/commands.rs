@@ -358,3 +358,16 @@ fn new_pins_that_differ_are_not_sent() {
     assert!(text(&output.stderr).contains("differ"));
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn a_change_that_nobody_types_is_not_sent() {
+    for input in [&b""[..], b"old\n", b"old\nnew\n"] {
+        let daemon = Daemon::start(|peer| {
+            peer.resolve();
+            assert_eq!(peer.next(), None);
+        });
+        let output = daemon.run(&["change_pin", "c"], input);
+        assert!(text(&output.stderr).contains("nothing was sent"));
+        assert_eq!(output.status.code(), Some(1));
+    }
+}

@@ -1,6 +1,6 @@
 //! For programs: one document, keys in lower case, enums by name. Keys are only ever added.
 //!
-//! Every document has `ok` and `code`; a failure has `error`. Optional fields that were not sent are
+//! Every document has `ok` and, when the daemon answered, `code`; a failure has `error`. Optional fields that were not sent are
 //! left out; lists are always there.
 
 use cml_wire::proto::{
@@ -48,6 +48,11 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
         document.insert("error".into(), exit::reason(reply).into());
     }
     format!("{:#}\n", Value::Object(document))
+}
+
+/// What is said when there is no reply.
+pub fn no_reply(error: &str) -> String {
+    format!("{:#}\n", json!({"ok": false, "error": error}))
 }
 
 fn list<T>(items: &[T], one: fn(&T) -> Value) -> Value {

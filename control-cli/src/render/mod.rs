@@ -64,6 +64,11 @@ pub fn reply(
     Shown { out, err, status }
 }
 
+/// What a program reads when there is no reply to show.
+pub fn no_reply(error: &str) -> String {
+    json::no_reply(error)
+}
+
 /// Text from elsewhere, without what could command a terminal.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

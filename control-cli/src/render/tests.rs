@@ -285,6 +285,8 @@ fn json_says_whether_it_went_well() {
             "error": "disk full (CMD_FAILED)"
         })
     );
+    let none: Value = serde_json::from_str(&no_reply("no daemon")).unwrap();
+    assert_eq!(none, json!({"ok": false, "error": "no daemon"}));
 }
 
 #[test]

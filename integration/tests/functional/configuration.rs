@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cml_integration::{Daemon, Setup, kit::kit};
+use cml_integration::{Daemon, Setup, eventually, kit::kit};
 
 fn signed_device() -> Daemon {
     Daemon::new(Setup {
@@ -143,9 +143,9 @@ fn reload_takes_new_and_changed_containers_in_and_leaves_running_ones_alone() {
 fn containers_are_found_again_in_the_order_they_were_created() {
     let mut daemon = Daemon::default();
     let first = daemon.create("name: \"same\"\nguest_os: \"busybox\"\n");
-    // Creation times are whole seconds.
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    daemon.create("name: \"same\"\nguest_os: \"busybox\"\n");
+    for _ in 0..8 {
+        daemon.create("name: \"same\"\nguest_os: \"busybox\"\n");
+    }
     daemon.stop();
     daemon.start();
     assert_eq!(daemon.control().ok(&["state", "same"]).value("uuid"), first);
@@ -274,6 +274,10 @@ fn an_update_of_a_stopped_container_counts_at_once_and_that_of_a_running_one_whe
     daemon
         .control()
         .run(&["run", &uuid, "nopty", "reboot", "-f"]);
+    eventually("the new name", || {
+        let state = daemon.control().ok(&["state", &uuid]);
+        (state.value("name") == "third").then_some(())
+    });
     daemon.wait_for("third", "RUNNING");
     update(&daemon, &uuid, &config("fourth")).unwrap();
     daemon.crash();

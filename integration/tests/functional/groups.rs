@@ -3,7 +3,8 @@
 
 use cml_integration::{Daemon, Groups, Setup};
 
-fn whole_life_on(groups: Groups) {
+/// `seconds` tells the processes of this test from those of others.
+fn whole_life_on(groups: Groups, seconds: &str) {
     let mut daemon = Daemon::new(Setup {
         groups,
         ..Setup::default()
@@ -19,10 +20,10 @@ fn whole_life_on(groups: Groups) {
     assert_eq!(daemon.state("web"), "RUNNING");
     let pid = daemon.init_pid(&uuid);
     // Processes that left their session and parent go with the container all the same.
-    let script = "setsid sleep 4244 & setsid sleep 4244 & true";
+    let script = format!("setsid sleep {seconds} & setsid sleep {seconds} & true");
     daemon
         .control()
-        .ok(&["run", "web", "nopty", "sh", "-c", script]);
+        .ok(&["run", "web", "nopty", "sh", "-c", &script]);
     daemon.control().ok(&["freeze", "web"]);
     daemon.control().ok(&["remove", "web"]);
     cml_integration::eventually("the end of init", || {
@@ -30,17 +31,18 @@ fn whole_life_on(groups: Groups) {
     });
     let left = std::fs::read_dir("/proc").unwrap().flatten();
     let left = left.filter(|entry| {
-        std::fs::read(entry.path().join("cmdline")).is_ok_and(|words| words == b"sleep\x004244\x00")
+        let words = std::fs::read_to_string(entry.path().join("cmdline"));
+        words.is_ok_and(|words| words == format!("sleep\0{seconds}\0"))
     });
     assert_eq!(left.count(), 0);
 }
 
 #[test]
 fn containers_live_and_die_on_version_1_alone() {
-    whole_life_on(Groups::OnlyV1);
+    whole_life_on(Groups::OnlyV1, "4244");
 }
 
 #[test]
 fn containers_live_and_die_on_version_2_alone() {
-    whole_life_on(Groups::OnlyV2);
+    whole_life_on(Groups::OnlyV2, "4245");
 }

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use cml_integration::{Daemon, eventually};
+use cml_integration::{Daemon, eventually, groups};
 
 /// Moments at which the daemon is killed after a start was asked for: a start takes 20 to 40 ms here.
 const MOMENTS: u64 = 16;
@@ -14,7 +14,8 @@ fn a_daemon_killed_at_any_moment_of_a_start_leaves_nothing_undecided() {
     for moment in 0..MOMENTS {
         let mut start = daemon.control().command(&["start", "x"]);
         let asked = thread::spawn(move || start.output().unwrap());
-        thread::sleep(Duration::from_millis(moment * 4));
+        daemon.wait_for_log("state=\"STARTING\"");
+        thread::sleep(Duration::from_millis(moment * 3));
         daemon.crash();
         asked.join().unwrap();
         daemon.start();
@@ -74,9 +75,8 @@ fn a_daemon_killed_during_a_removal_leaves_the_container_whole_or_gone() {
         if daemon.control().ok(&["list"]).out.contains(&uuid) {
             daemon.control().ok(&["remove", &uuid]);
         }
-        let group = format!("/sys/fs/cgroup/unified/cml/{uuid}");
-        eventually("the end of its group", || {
-            (!std::path::Path::new(&group).exists()).then_some(())
+        eventually("the end of its groups", || {
+            groups(std::slice::from_ref(&uuid)).is_empty().then_some(())
         });
     }
     assert_eq!(

@@ -29,7 +29,7 @@ fn containers_started_at_the_same_time_all_run_with_ids_of_their_own() {
     }
     // One image, one mount for all of them.
     let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", daemon.pid())).unwrap();
-    assert_eq!(mounts.matches("/images/busybox-1/root ").count(), 1);
+    assert_eq!(mounts.matches("/images/busybox-1/root-").count(), 1);
 }
 
 #[test]

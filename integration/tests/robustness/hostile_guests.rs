@@ -43,8 +43,15 @@ fn a_guest_that_reboots_again_and_again_is_slowed_down_and_can_be_stopped() {
     let launches = daemon.log().matches("state=\"STARTING\"").count();
     // Without a brake a hundred; with it the pauses of 0.2, 0.4, 0.8 and 1.6 s fill the time.
     assert!((2..=8).contains(&launches), "{launches} launches");
+    let asked = Instant::now();
     daemon.control().ok(&["stop", &uuid]);
     daemon.wait_for("loop", "STOPPED");
+    // The pause at this point would be 3.2 s and more.
+    assert!(
+        asked.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        asked.elapsed()
+    );
 }
 
 #[test]

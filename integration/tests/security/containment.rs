@@ -109,7 +109,9 @@ fn without_a_user_namespace_only_harmless_capabilities_are_left() {
     daemon.control().ok(&["start", "x"]);
     let facts = daemon.facts("x");
     // docs/adr/0005-capabilities.md, with a network of its own.
-    let kept = [0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 22, 23, 24, 29, 35];
+    let kept = [
+        0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 18, 22, 23, 24, 29, 35,
+    ];
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let ours = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
     let ours = Value::from(ours.unwrap().trim());
@@ -229,5 +231,34 @@ fn the_control_socket_is_for_root_and_its_group() {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o700, "{private}");
+    }
+}
+
+#[test]
+fn what_the_daemon_was_given_to_inherit_reaches_no_guest() {
+    let mut daemon = Daemon::prepared(cml_integration::Setup {
+        through: vec!["setpriv", "--inh-caps=+sys_module,+sys_admin,+mknod"],
+        ..Default::default()
+    });
+    daemon.add_guest("supervised", |guest| {
+        guest.init_path = Some("/bin/sh".into());
+        guest.init_param = vec!["-c".into(), "while :; do sleep 1; done".into()];
+    });
+    daemon.start();
+    let uuid =
+        daemon.create("name: \"x\"\nguest_os: \"supervised\"\ntoken_type: NONE\nuserns: false\n");
+    daemon.control().ok(&["start", "x"]);
+    let facts = daemon.facts("x");
+    let init = fs::read_to_string(format!("/proc/{}/status", daemon.init_pid(&uuid))).unwrap();
+    let of_init = |field: &str| {
+        let line = init.lines().find_map(|line| line.strip_prefix(field));
+        Value::from(line.unwrap().trim())
+    };
+    // SYS_MODULE, SYS_ADMIN, MKNOD
+    for number in [16, 21, 27] {
+        assert!(!has(&facts["effective"], number), "capability {number}");
+        for field in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert!(!has(&of_init(field), number), "capability {number} {field}");
+        }
     }
 }

@@ -36,6 +36,9 @@ fn main() {
 }
 
 fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("containers need root; run cmld as root".into());
+    }
     cml_sys::proc::forbid_core_dumps()?;
     cml_sys::proc::raise_file_limit()?;
     // Before the first thread (LIF-10): mounts of images are nobody else's business.
@@ -44,7 +47,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     let device = Device::read(&args.conf, &base)?;
     compose::make_base(&base)
         .map_err(|error| format!("cannot make `{}`: {error}", base.display()))?;
-    let run = RunDir::take(&args.run)?;
+    let run = RunDir::take(&args.run, &base)?;
     log::start(&args.logs).map_err(|error| format!("`{}`: {error}", args.logs.display()))?;
     let places = Places {
         base,

@@ -4,13 +4,16 @@ use std::{
     fs::{self, File},
     io,
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt, chown},
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
         net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 /// Members may use the control socket, if the machine has such a group.
 const GROUP: &str = "cml-control";
@@ -21,8 +24,14 @@ const NAME: &str = "cml-control";
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Another daemon uses it.
-    #[error("another cmld is running with `{0}`; stop it, or give this one another --run")]
+    #[error(
+        "another cmld is running with `{0}`; stop it, or give this one directories of its own \
+         (--base and --run)"
+    )]
     Taken(String),
+    /// Somebody else could put things into it.
+    #[error("`{0}` must belong to root and be closed to everybody else; remove it")]
+    Open(String),
     /// The kernel refused.
     #[error("cannot {action} `{path}`: {source}")]
     Io {
@@ -48,26 +57,36 @@ fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Run
 pub struct RunDir {
     sockets: PathBuf,
     private: PathBuf,
-    _lock: File,
+    _locks: [File; 2],
 }
 
 impl RunDir {
-    /// Takes the run directory.
+    /// Takes the run directory, and the base that the containers of it belong to: their groups, ids and tokens
+    /// can have one master only.
     ///
     /// # Errors
-    /// It belongs to another daemon, or cannot be made.
-    pub fn take(sockets: &Path) -> Result<Self, RunError> {
+    /// One of them belongs to another daemon, or cannot be made.
+    pub fn take(sockets: &Path, base: &Path) -> Result<Self, RunError> {
         let private = sockets.join("cmld");
-        make(sockets, 0o755)?;
+        if !sockets.exists() {
+            make(sockets, 0o755)?;
+            // Whatever the umask: clients of the group must get to the socket.
+            fs::set_permissions(sockets, fs::Permissions::from_mode(0o755))
+                .map_err(io("set the mode of", sockets))?;
+        }
         make(&private, 0o700)?;
-        let path = private.join("lock");
-        let lock = File::create(&path).map_err(io("create", &path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| RunError::Taken(sockets.display().to_string()))?;
+        let found = fs::symlink_metadata(&private).map_err(io("inspect", &private))?;
+        if !found.is_dir() || found.uid() != 0 || found.mode() & 0o077 != 0 {
+            return Err(RunError::Open(private.display().to_string()));
+        }
+        let locks = [
+            lock(&private.join("lock"), sockets)?,
+            lock(&base.join(".lock"), base)?,
+        ];
         Ok(Self {
             sockets: sockets.to_owned(),
             private,
-            _lock: lock,
+            _locks: locks,
         })
     }
 
@@ -100,7 +119,7 @@ impl RunDir {
     pub fn listen(&self) -> Result<UnixListener, RunError> {
         let path = self.sockets.join(NAME);
         // Bound under another name first: whoever finds the socket finds it with its final rights.
-        let fresh = self.private.join("control.new");
+        let fresh = self.sockets.join(format!(".{NAME}"));
         let _ = fs::remove_file(&fresh);
         let listener = UnixListener::bind(&fresh).map_err(io("bind", &fresh))?;
         let group = fs::read_to_string("/etc/group")
@@ -116,6 +135,15 @@ impl RunDir {
     /// Takes the socket away: clients shall learn at once that nobody is there.
     pub fn close(&self) {
         let _ = fs::remove_file(self.sockets.join(NAME));
+    }
+}
+
+fn lock(path: &Path, what: &Path) -> Result<File, RunError> {
+    let lock = File::create(path).map_err(io("create", path))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(RunError::Taken(what.display().to_string())),
+        Err(error) => Err(io("lock", path)(error.into())),
     }
 }
 
@@ -150,16 +178,25 @@ mod tests {
     }
 
     #[test]
-    fn one_run_directory_serves_one_daemon() {
+    fn one_run_directory_and_one_base_serve_one_daemon() {
         let dir = tempfile::tempdir().unwrap();
-        let first = RunDir::take(dir.path()).unwrap();
-        assert!(matches!(RunDir::take(dir.path()), Err(RunError::Taken(_))));
+        let (run, base) = (dir.path().join("run"), dir.path().join("base"));
+        let (other_run, other_base) = (dir.path().join("run2"), dir.path().join("base2"));
+        fs::create_dir(&base).unwrap();
+        fs::create_dir(&other_base).unwrap();
+        let first = RunDir::take(&run, &base).unwrap();
+        for (run, base) in [(&run, &other_base), (&other_run, &base)] {
+            assert!(matches!(RunDir::take(run, base), Err(RunError::Taken(_))));
+        }
         drop(first);
-        let second = RunDir::take(dir.path()).unwrap();
+        let second = RunDir::take(&run, &base).unwrap();
         let _listener = second.listen().unwrap();
-        let mode = fs::metadata(dir.path().join(NAME)).unwrap().permissions();
+        let mode = fs::metadata(run.join(NAME)).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o660);
         second.close();
-        assert!(!dir.path().join(NAME).exists());
+        assert!(!run.join(NAME).exists());
+        drop(second);
+        fs::set_permissions(run.join("cmld"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(RunDir::take(&run, &base), Err(RunError::Open(_))));
     }
 }

@@ -58,6 +58,8 @@ pub struct One {
     /// The polite request that is under way.
     asking: Option<SpawnHandle>,
     brake: RebootBrake,
+    /// The pause before a guest that reboots again and again is started.
+    pausing: Option<SpawnHandle>,
     /// The configuration from the next launch on.
     next: Option<Reconfigure>,
     /// Closed when the manager is gone; its successor makes new actors.
@@ -85,6 +87,7 @@ impl One {
             limit: None,
             asking: None,
             brake: RebootBrake::default(),
+            pausing: None,
             next: None,
             manager,
             watch,
@@ -108,6 +111,13 @@ impl One {
         }
         for effect in effects {
             self.perform(effect, context);
+        }
+        // A guest that is not to be started again need not wait for it.
+        if next == State::ShuttingDown
+            && let Some(pause) = self.pausing.take()
+        {
+            context.cancel_future(pause);
+            self.report(Event::CleanedUp, context);
         }
         Ok(())
     }
@@ -248,6 +258,9 @@ impl One {
     }
 
     fn limit_state(&mut self, limit: Duration, event: Event, context: &mut Context<Self>) {
+        if let Some(earlier) = self.limit.take() {
+            context.cancel_future(earlier);
+        }
         let limit = context.run_later(limit, move |one, context| {
             tracing::warn!(container = %one.id, ?event, "too late");
             one.report(event, context);
@@ -283,7 +296,7 @@ impl One {
 
     fn kill(&self, context: &mut Context<Self>) {
         let after = |killed: Result<cml_sys::Result<()>, _>, one: &mut Self, context: &mut _| {
-            if let Ok(Ok(())) = killed {
+            if matches!(killed, Ok(Ok(()))) || one.state() != State::ShuttingDown {
                 return;
             }
             tracing::error!(container = %one.id, ?killed, "not killed; trying again");
@@ -350,7 +363,11 @@ impl One {
                 return one.report(Event::CleanedUp, context);
             }
             tracing::warn!(container = %one.id, ?pause, "the guest reboots again and again");
-            context.run_later(pause, |one, context| one.report(Event::CleanedUp, context));
+            let resume = context.run_later(pause, |one, context| {
+                one.pausing = None;
+                one.report(Event::CleanedUp, context);
+            });
+            one.pausing = Some(resume);
         }));
     }
 
@@ -385,6 +402,21 @@ impl One {
                 id: self.id,
                 reason: "cmld is shutting down".into(),
             }),
+        }
+    }
+
+    /// Waits for the end of a launch that is under way: it cannot be interrupted, but what comes of it can be
+    /// stopped.
+    fn launched_or_not(&mut self) -> impl Future<Output = ()> + use<> {
+        let outcome = matches!(self.state(), State::Starting { .. }).then(|| {
+            let (answer, answered) = oneshot::channel();
+            self.starters.push(answer);
+            answered
+        });
+        async move {
+            if let Some(outcome) = outcome {
+                let _ = outcome.await;
+            }
         }
     }
 
@@ -501,11 +533,17 @@ impl Handler<Stop> for One {
     type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
 
     fn handle(&mut self, request: Stop, _: &mut Context<Self>) -> Self::Result {
-        if let Err(error) = self.admits(Event::Stop) {
-            return Box::pin(fut::err(error));
-        }
-        let unlock = self.unlock(request.pin).into_actor(self);
-        Box::pin(unlock.map(|unlocked, one, context| {
+        let launched = self.launched_or_not().into_actor(self);
+        let unlocked = launched.then(|(), one, _| {
+            let admitted = one.admits(Event::Stop);
+            let unlock = one.unlock(request.pin);
+            async move {
+                admitted?;
+                unlock.await
+            }
+            .into_actor(one)
+        });
+        Box::pin(unlocked.map(|unlocked, one, context| {
             unlocked?;
             let stopped = one.apply(Event::Stop, context);
             stopped.map_err(|refusal| one.refused(refusal))

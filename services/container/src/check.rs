@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use cml_bus::id::ContainerId;
 use cml_sys::path::is_component;
 use cml_wire::proto::{ContainerConfig, ContainerType};
 
@@ -11,7 +12,7 @@ pub enum BadConfig {
     /// The name cannot be used as a host name or in a command line.
     #[error(
         "name {0:?}: 1 to 64 bytes, no control characters and none of `/ + , = ;`, not starting \
-         with `-`"
+         with `-`, no uuid"
     )]
     Name(String),
     /// The guest OS could not be found under any name like this.
@@ -113,6 +114,8 @@ fn check_components(config: &ContainerConfig) -> Result<(), BadConfig> {
 fn is_name(name: &str) -> bool {
     (1..=HOST_NAME_MAX).contains(&name.len())
         && !name.starts_with('-')
+        // It would be taken for the identity of another container.
+        && name.parse::<ContainerId>().is_err()
         && !name
             .chars()
             .any(|letter| letter.is_control() || "/+,=;".contains(letter))
@@ -179,6 +182,8 @@ mod tests {
         assert!(changed(|c| c.dns_server = Some("8.8.8.8; reboot".into())).is_err());
         assert!(changed(|c| c.assign_cpus = Some("all".into())).is_err());
         assert!(changed(|c| c.set_type(ContainerType::Kvm)).is_err());
+        let uuid = "b51f6038-aa7e-4cc7-b93a-fe187ef218f1";
+        assert!(changed(|c| c.name = uuid.into()).is_err());
     }
 
     proptest! {

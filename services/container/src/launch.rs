@@ -249,6 +249,8 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
     let running = record.running.clone()?;
     let pidfd = pidfd::open(running.pid, running.start_time).ok()?;
     if proc::is_zombie(running.pid) {
+        // Still our child, if it was the actor that died and not the daemon.
+        let _ = pidfd::reap(&pidfd);
         return None;
     }
     if let Some(slot) = running.id_slot {

@@ -91,6 +91,9 @@ impl Manager {
 
     /// Starts the actor of a container and puts it into the list, unless it is there.
     fn register(&mut self, loaded: Loaded) {
+        // One whose actor is gone can only be replaced.
+        self.entries
+            .retain(|entry| entry.id != loaded.id || entry.port.retire.is_bound());
         if self.find(loaded.id).is_ok() || self.removing.contains(&loaded.id) {
             return;
         }
@@ -135,14 +138,14 @@ impl Manager {
         let mut changed = Vec::new();
         for loaded in loaded {
             match self.find(loaded.id) {
-                Err(_) => self.register(loaded),
-                Ok(entry) => changed.push((
+                Ok(entry) if entry.port.retire.is_bound() => changed.push((
                     entry.clone(),
                     Reconfigure {
                         config: loaded.config,
                         trust: loaded.trust,
                     },
                 )),
+                _ => self.register(loaded),
             }
         }
         Refreshed { changed, gone }

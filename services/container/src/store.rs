@@ -1,6 +1,7 @@
 //! Configurations on disk, in the existing layout (runtime.md 7): `<uuid>.conf`, `.sig`, `.cert`, `.created`.
 //!
-//! The `.conf` is written last and removed first: it alone makes a container exist.
+//! The `.conf` is written last and removed first: it alone makes a container exist. A removal renames it to
+//! `.conf.gone`, which is deleted last, so that one that was interrupted is finished by the next daemon.
 
 use std::{
     fs, io,
@@ -34,20 +35,22 @@ pub struct Stored {
     pub created: u64,
 }
 
-/// Suffixes of everything that belongs to a container, its existence first.
+/// Suffixes of everything that belongs to a container beside its `.conf`. The unfinished replacement goes
+/// first, as it would bring the `.conf` back.
 const SUFFIXES: &[&str] = &[
     "conf.next",
     "sig.next",
     "cert.next",
-    "conf",
     "sig",
     "cert",
     "uid",
     "created",
 ];
+/// Suffix of the configuration of a container that is being removed.
+const GONE: &str = "conf.gone";
 
 impl Store {
-    /// The store below a base directory; makes it if it is missing.
+    /// The store below a base directory; makes it if it is missing and finishes removals that were interrupted.
     ///
     /// # Errors
     /// What the kernel said.
@@ -59,7 +62,26 @@ impl Store {
         for path in [&store.containers, &store.keys] {
             private_dir(path)?;
         }
+        for id in store.with_suffix(GONE)? {
+            // What is left is in nobody's way.
+            if let Err(error) = store.remove(id) {
+                tracing::warn!(container = %id, %error, "cannot finish an interrupted removal");
+            }
+        }
         Ok(store)
+    }
+
+    fn with_suffix(&self, suffix: &str) -> Result<Vec<ContainerId>, ContainerError> {
+        let dir = &self.containers;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir).map_err(|error| failed(dir, error))? {
+            let name = entry.map_err(|error| failed(dir, error))?.file_name();
+            let stem = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(suffix)?.strip_suffix('.'));
+            found.extend(stem.and_then(|id| id.parse::<ContainerId>().ok()));
+        }
+        Ok(found)
     }
 
     fn file(&self, id: ContainerId, suffix: &str) -> PathBuf {
@@ -71,17 +93,9 @@ impl Store {
     /// # Errors
     /// The directory cannot be read.
     pub fn list(&self) -> Result<Vec<ContainerId>, ContainerError> {
-        let dir = &self.containers;
-        let mut found = Vec::new();
-        for entry in fs::read_dir(dir).map_err(|error| failed(dir, error))? {
-            let name = entry.map_err(|error| failed(dir, error))?.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(".conf"));
-            if let Some(id) = id.and_then(|id| id.parse::<ContainerId>().ok()) {
-                found.push((self.created(id), id));
-            }
-        }
-        found.sort_unstable();
-        Ok(found.into_iter().map(|(_, id)| id).collect())
+        let mut found = self.with_suffix("conf")?;
+        found.sort_by_cached_key(|id| (self.created(*id), self.written(*id), *id));
+        Ok(found)
     }
 
     /// Reads one configuration.
@@ -186,6 +200,11 @@ impl Store {
         Ok(created)
     }
 
+    /// When the creation time was written down: it counts whole seconds, this tells those of one second apart.
+    fn written(&self, id: ContainerId) -> Option<SystemTime> {
+        fs::metadata(self.file(id, "created")).ok()?.modified().ok()
+    }
+
     /// When a container was created, in seconds of Unix time.
     pub fn created(&self, id: ContainerId) -> u64 {
         let stored = file::read(&self.file(id, "created")).ok();
@@ -221,6 +240,11 @@ impl Store {
     /// # Errors
     /// Something cannot be deleted; calling again goes on where this stopped.
     pub fn remove(&self, id: ContainerId) -> Result<(), ContainerError> {
+        let (config, gone) = (self.file(id, "conf"), self.file(id, GONE));
+        match fs::rename(&config, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(|error| failed(&config, error))?,
+        }
         for suffix in SUFFIXES {
             let path = self.file(id, suffix);
             atomic::remove(&path).map_err(|error| failed(&path, error))?;
@@ -232,6 +256,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other.map_err(|error| failed(&images, error))?,
         }
+        atomic::remove(&gone).map_err(|error| failed(&gone, error))?;
         atomic::sync_dir(&self.containers).map_err(|error| failed(&self.containers, error))
     }
 }
@@ -310,6 +335,25 @@ mod tests {
     }
 
     #[test]
+    fn a_removal_that_was_interrupted_is_finished_by_the_next_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (gone, kept) = (ContainerId::random(), ContainerId::random());
+        for id in [gone, kept] {
+            store.add(id, b"x", None).unwrap();
+            fs::create_dir(store.containers.join(id.to_string())).unwrap();
+        }
+        fs::rename(store.file(gone, "conf"), store.file(gone, GONE)).unwrap();
+        assert_eq!(store.list().unwrap(), [kept]);
+        Store::open(dir.path()).unwrap();
+        for entry in fs::read_dir(&store.containers).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(name.starts_with(&kept.to_string()), "{name}");
+        }
+        assert!(store.containers.join(kept.to_string()).exists());
+    }
+
+    #[test]
     fn a_failed_add_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
@@ -317,7 +361,7 @@ mod tests {
         // The name that the last file is renamed to is taken by a directory.
         fs::create_dir(store.file(id, "conf")).unwrap();
         assert!(store.add(id, b"x", None).is_err());
-        fs::remove_dir(store.file(id, "conf")).unwrap();
+        fs::remove_dir(store.file(id, GONE)).unwrap();
         store.remove(id).unwrap();
         assert_eq!(
             fs::read_dir(dir.path().join("containers")).unwrap().count(),

@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use cml_bus::{
@@ -33,6 +36,8 @@ pub struct Images {
     mounts: PathBuf,
     pool: Pool,
     live: Arc<Mutex<HashMap<PathBuf, Slot>>>,
+    /// How many were ever mounted.
+    mounted: Arc<AtomicU64>,
 }
 
 /// What an image must be, and where it goes.
@@ -51,6 +56,7 @@ impl Images {
             // Two cores: hashing one image must not keep another start waiting.
             pool: Pool::new("images", 2),
             live: Arc::default(),
+            mounted: Arc::default(),
         }
     }
 
@@ -72,11 +78,11 @@ impl Images {
         if let Some(lease) = slot.upgrade() {
             return Ok(lease);
         }
+        // A directory of its own each time: the last lease on an earlier mount may be on its way out.
+        let number = self.mounted.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", mount.image_file);
         let wanted = Wanted {
-            at: self
-                .mounts
-                .join(store::stem(config))
-                .join(&mount.image_file),
+            at: self.mounts.join(store::stem(config)).join(name),
             path,
             mount: mount.clone(),
         };

@@ -58,7 +58,9 @@ pub(crate) fn loopback_up() -> Result<()> {
     }
 }
 
-/// Takes capabilities out of the bounding set, so that no program of the guest ever gets them.
+/// Takes capabilities away for good: out of the bounding set, so that no program of the guest gets them, and
+/// out of this process. What the daemon was given to inherit would survive an exec in spite of the bounding
+/// set, so nothing is inherited.
 pub(crate) fn drop_privileges(capabilities: &[u32]) -> Result<()> {
     for capability in capabilities {
         // SAFETY: a prctl with plain numbers.
@@ -71,6 +73,62 @@ pub(crate) fn drop_privileges(capabilities: &[u32]) -> Result<()> {
                 return Err(error).context("drop capability", capability);
             }
         }
+    }
+    // SAFETY: a prctl with plain numbers.
+    let cleared = unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+            0,
+            0,
+            0,
+        )
+    };
+    if cleared != 0 {
+        return Err(io::Error::last_os_error()).context("clear", "ambient capabilities");
+    }
+    keep_only(|number| !capabilities.contains(&number))
+}
+
+/// `struct __user_cap_header_struct` of linux/capability.h.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// `struct __user_cap_data_struct`; two of them make a set of 64.
+#[repr(C)]
+#[derive(Default, Clone, Copy)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Reduces the capabilities of this process, and inherits none.
+fn keep_only(kept: impl Fn(u32) -> bool) -> Result<()> {
+    let header = CapabilityHeader {
+        // _LINUX_CAPABILITY_VERSION_3
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let mut sets = [CapabilityData::default(); 2];
+    // SAFETY: both pointers are to live structures of the version's layout.
+    if unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error()).context("read", "capabilities");
+    }
+    for (set, first) in sets.iter_mut().zip([0, 32]) {
+        let mask = (0..32)
+            .filter(|bit| kept(first + bit))
+            .fold(0, |mask, bit| mask | 1 << bit);
+        set.effective &= mask;
+        set.permitted &= mask;
+        set.inheritable = 0;
+    }
+    // SAFETY: as above.
+    if unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) } != 0 {
+        return Err(io::Error::last_os_error()).context("reduce", "capabilities");
     }
     Ok(())
 }

@@ -28,6 +28,15 @@ impl Error {
         }
     }
 
+    /// An error that another process of ours has found: what it was doing, and why it could not.
+    pub fn failed(stage: String, reason: &str) -> Self {
+        Self {
+            action: "cannot",
+            subject: stage,
+            source: io::Error::other(reason.to_owned()),
+        }
+    }
+
     /// The kernel's error number, if it came from the kernel.
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()

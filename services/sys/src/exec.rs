@@ -101,7 +101,7 @@ fn enter(
     match answer {
         Ok((FromInit::Failed { stage, reason }, _)) => {
             let _ = pidfd::wait(&spawned.pidfd, PATIENCE);
-            Err(Error::invalid("enter", stage, &reason))
+            Err(Error::failed(stage, &reason))
         }
         Ok((message, fds)) => Ok((spawned, message, fds)),
         Err(error) => {

@@ -80,6 +80,15 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 impl Error {
+    /// Whether the disk is full or takes no changes: nothing that the caller did wrong.
+    pub fn is_disk_trouble(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(
+            self.source.kind(),
+            StorageFull | ReadOnlyFilesystem | QuotaExceeded
+        )
+    }
+
     /// Whether what was looked for is not there.
     pub fn is_absence(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::NotFound

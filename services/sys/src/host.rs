@@ -114,7 +114,7 @@ fn hand_over(
     spawned.channel.send(&ToInit::Launch, &fds)?;
     match spawned.channel.receive(Some(PREPARE_PATIENCE))? {
         (FromInit::Prepared(init), fds) => Ok((init, fds.into_iter().next(), start_time)),
-        (FromInit::Failed { stage, reason }, _) => Err(Error::invalid("launch", stage, &reason)),
+        (FromInit::Failed { stage, reason }, _) => Err(Error::failed(stage, &reason)),
         (other, _) => Err(Error::invalid(
             "launch",
             format_args!("{other:?}"),
@@ -159,9 +159,7 @@ impl Prepared {
             // The channel closes itself when the program is executed: that is the sign of success.
             Err(error) if error.source.kind() == std::io::ErrorKind::UnexpectedEof => Ok(()),
             Err(error) => Err(error),
-            Ok((FromInit::Failed { stage, reason }, _)) => {
-                Err(Error::invalid("launch", stage, &reason))
-            }
+            Ok((FromInit::Failed { stage, reason }, _)) => Err(Error::failed(stage, &reason)),
             Ok((other, _)) => Err(Error::invalid(
                 "launch",
                 format_args!("{other:?}"),

@@ -229,14 +229,14 @@ pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty
 const DROPPED_ALWAYS: &[u32] = &[9, 15, 16, 19, 20, 28, 30, 31, 32, 33, 34];
 
 /// What root keeps where no user namespace confines it (docs/adr/0005-capabilities.md): CHOWN, DAC_OVERRIDE,
-/// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_BROADCAST, NET_RAW, SYS_BOOT,
+/// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_BROADCAST, SYS_CHROOT, SYS_BOOT,
 /// SYS_NICE, SYS_RESOURCE, AUDIT_WRITE, WAKE_ALARM. A list of what is kept, so that a capability that a later
 /// kernel invents is dropped.
 const KEPT_WITHOUT_USER_NAMESPACE: &[u32] =
-    &[0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 13, 22, 23, 24, 29, 35];
+    &[0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 18, 22, 23, 24, 29, 35];
 
-/// NET_ADMIN; kept as well where the network is the container's own.
-const NET_ADMIN: u32 = 12;
+/// NET_ADMIN and NET_RAW; kept as well where the network is the container's own.
+const KEPT_WITH_OWN_NETWORK: &[u32] = &[12, 13];
 
 /// The highest number that a capability set of the kernel can hold.
 const LAST_CAPABILITY: u32 = 63;
@@ -247,7 +247,8 @@ pub fn dropped_capabilities(user_namespace: bool, own_network: bool) -> Vec<u32>
         return DROPPED_ALWAYS.to_vec();
     }
     let kept = |number: &u32| {
-        KEPT_WITHOUT_USER_NAMESPACE.contains(number) || (*number == NET_ADMIN && own_network)
+        KEPT_WITHOUT_USER_NAMESPACE.contains(number)
+            || (own_network && KEPT_WITH_OWN_NETWORK.contains(number))
     };
     (0..=LAST_CAPABILITY)
         .filter(|number| !kept(number))

@@ -33,13 +33,14 @@ pub fn start_time(pid: i32) -> Result<u64> {
 /// How a process ended that waits to be collected, whoever its parent is: field 52 of proc_pid_stat(5).
 /// `None` when it runs, is gone, or is not the one that started then.
 pub fn ended(pid: i32, start: u64) -> Option<crate::pidfd::Ended> {
-    if !is_zombie(pid) || start_time(pid).ok()? != start {
-        return None;
-    }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
-    let status = fields.split_whitespace().nth(49)?.parse().ok()?;
-    Some(crate::pidfd::Ended::of_wait_status(status))
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    // State, start time and exit code are the fields 3, 22 and 52.
+    let same = fields.get(19)?.parse() == Ok(start);
+    let waits = ["Z", "X"].contains(fields.first()?);
+    let status = fields.get(49)?.parse().ok()?;
+    (same && waits).then(|| crate::pidfd::Ended::of_wait_status(status))
 }
 
 /// Whether a process has ended and only waits to be collected.

@@ -37,11 +37,11 @@ impl Settings {
 }
 
 /// How far self-provisioning has come.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum DeviceToken {
     Making,
     Ready,
-    Failed(TokenError),
+    Failed,
 }
 
 /// The token service.
@@ -91,7 +91,7 @@ impl Actor for Token {
                 Ok(()) => DeviceToken::Ready,
                 Err(error) => {
                     tracing::error!(%error, "self-provisioning failed");
-                    DeviceToken::Failed(error)
+                    DeviceToken::Failed
                 }
             });
         };
@@ -130,15 +130,20 @@ impl Token {
         job: impl FnOnce(&Tokens) -> Result<(), TokenError> + Send + 'static,
     ) -> ResponseFuture<Result<(), TokenError>> {
         let tokens = self.settings.tokens();
-        let device_token = self.device_token.subscribe();
+        let device_token = self.device_token.clone();
         let pool = self.derivation.clone();
         Box::pin(async move {
             pool.run(move || {
                 if on_device(&tokens) {
-                    match &*device_token.borrow() {
-                        DeviceToken::Making => return Err(TokenError::Uninitialised),
-                        DeviceToken::Failed(error) => return Err(error.clone()),
+                    let state = *device_token.borrow();
+                    match state {
                         DeviceToken::Ready => {}
+                        DeviceToken::Making => return Err(TokenError::Uninitialised),
+                        // The disk was full, say, and need not be any more.
+                        DeviceToken::Failed => {
+                            provision(&tokens.device())?;
+                            device_token.send_replace(DeviceToken::Ready);
+                        }
                     }
                 }
                 job(&tokens)

@@ -54,6 +54,10 @@ impl Tokens {
             false if self.require_pairing => return Err(TokenError::Unpaired),
             false => self.device(),
         };
+        if pin.expose().is_empty() {
+            // No token has it, so it is no guess either.
+            return Err(TokenError::WrongPin);
+        }
         Tries::of(&path)?.spend(|| softtoken::check(&path, pin))
     }
 
@@ -209,5 +213,16 @@ mod tests {
             }
         }
         assert_eq!(tokens.check(ContainerId::random(), &pin("trustme")), Ok(()));
+    }
+
+    #[test]
+    fn no_pin_at_all_is_wrong_but_no_guess() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = tokens(dir.path(), false);
+        let a = ContainerId::random();
+        for _ in 0..5 {
+            assert_eq!(tokens.check(a, &pin("")), Err(TokenError::WrongPin));
+        }
+        assert_eq!(tokens.check(a, &pin("trustme")), Ok(()));
     }
 }

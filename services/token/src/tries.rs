@@ -4,7 +4,11 @@
 //! A try is counted before the PIN is looked at: whoever pulls the plug after seeing "wrong" has used it up
 //! all the same. Only a right PIN clears the count, and only a reboot opens a token that is locked.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use cml_bus::api::token::TokenError;
 use cml_sys::{atomic, file, proc};
@@ -49,7 +53,7 @@ impl Tries {
         if before >= MOST {
             return Err(TokenError::LockedTillReboot);
         }
-        self.write(before + 1)?;
+        self.count(before + 1)?;
         match check() {
             Ok(opened) => {
                 self.clear()?;
@@ -57,9 +61,9 @@ impl Tries {
             }
             Err(TokenError::WrongPin) if before + 1 >= MOST => Err(TokenError::LockedTillReboot),
             Err(TokenError::WrongPin) => Err(TokenError::WrongPin),
-            // The PIN was not even looked at.
+            // The token could not be used, whatever the PIN.
             Err(error) => {
-                self.write(before)?;
+                self.count(before)?;
                 Err(error)
             }
         }
@@ -68,7 +72,7 @@ impl Tries {
     /// A counter of an earlier boot counts nothing; one that cannot be read counts as full, as somebody has
     /// been at it.
     fn wrong(&self) -> u32 {
-        match file::read(&self.path) {
+        let on_disk = match file::read(&self.path) {
             Err(error) if error.is_absence() => 0,
             Err(_) => MOST,
             Ok(text) => match serde_json::from_slice::<Stored>(&text) {
@@ -76,10 +80,13 @@ impl Tries {
                 Ok(_) => 0,
                 Err(_) => MOST,
             },
-        }
+        };
+        on_disk.max(in_memory().get(&self.path).copied().unwrap_or(0))
     }
 
-    fn write(&self, wrong: u32) -> Result<(), TokenError> {
+    /// A full or read-only disk must not keep the right PIN from stopping a container: then this process
+    /// counts alone.
+    fn count(&self, wrong: u32) -> Result<(), TokenError> {
         if wrong == 0 {
             return self.clear();
         }
@@ -88,7 +95,15 @@ impl Tries {
             wrong,
         };
         let text = serde_json::to_vec(&stored).map_err(|error| unusable(&self.path, error))?;
-        atomic::write(&self.path, &text, 0o600).map_err(|error| unusable(&self.path, error))
+        match atomic::write(&self.path, &text, 0o600) {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_disk_trouble() => {
+                tracing::error!(%error, "wrong PINs are counted in memory only");
+                in_memory().insert(self.path.clone(), wrong);
+                Ok(())
+            }
+            Err(error) => Err(unusable(&self.path, error)),
+        }
     }
 
     /// Forgets everything.
@@ -96,8 +111,18 @@ impl Tries {
     /// # Errors
     /// What the kernel said.
     pub fn clear(&self) -> Result<(), TokenError> {
-        atomic::remove(&self.path).map_err(|error| unusable(&self.path, error))
+        in_memory().remove(&self.path);
+        match atomic::remove(&self.path) {
+            Err(error) if error.is_disk_trouble() => Ok(()),
+            other => other.map_err(|error| unusable(&self.path, error)),
+        }
     }
+}
+
+/// Counts that the disk did not take.
+fn in_memory() -> MutexGuard<'static, BTreeMap<PathBuf, u32>> {
+    static COUNTS: Mutex<BTreeMap<PathBuf, u32>> = Mutex::new(BTreeMap::new());
+    COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unusable(path: &Path, reason: impl ToString) -> TokenError {

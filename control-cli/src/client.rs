@@ -16,7 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection.
-    #[error("cannot reach cmld at {}: {source}; is it running?", path.display())]
+    #[error("cannot reach cmld at {}: {source}; {}", path.display(), advice(source))]
     Unreachable {
         /// The control socket.
         path: PathBuf,
@@ -45,6 +45,14 @@ pub enum ClientError {
     /// More than a frame holds (64 MiB).
     #[error("the request cannot be sent: {0}")]
     TooLarge(frame::FrameError),
+}
+
+/// What the operator can do about a connection that failed.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "only root and the group cml-control may ask it",
+        _ => "is it running?",
+    }
 }
 
 /// A request that is nothing but its command.

@@ -6,7 +6,8 @@ mod common;
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::net::UnixListener,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    process,
 };
 
 use cml_wire::proto::{
@@ -273,6 +274,26 @@ fn a_missing_daemon_is_status_125() {
         "{error}"
     );
     assert!(error.ends_with("; is it running?\n"), "{error}");
+    assert_eq!(output.status.code(), Some(125));
+}
+
+#[test]
+fn who_may_not_ask_is_told_who_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o000)).unwrap();
+    // Without the capability that lets root pass.
+    let client = control().get_program().to_owned();
+    let mut command = process::Command::new(&client);
+    if rustix::process::geteuid().is_root() {
+        command = process::Command::new("setpriv");
+        command
+            .args(["--bounding-set=-all", "--inh-caps=-all"])
+            .arg(client);
+    }
+    let output = command.arg("-s").arg(&socket).arg("list").output().unwrap();
+    assert!(text(&output.stderr).contains("group cml-control"));
     assert_eq!(output.status.code(), Some(125));
 }
 

@@ -220,3 +220,21 @@ fn a_second_signal_ends_the_daemon_at_once_and_leaves_containers_running() {
     // The daemon is not its parent any more, so somebody else collects it.
     eventually("the end of the guest", || (!alive.exists()).then_some(()));
 }
+
+#[test]
+fn a_stop_during_a_start_waits_for_it_and_stops() {
+    let daemon = Daemon::default();
+    daemon.create("name: \"x\"\nguest_os: \"busybox\"\ntoken_type: NONE\n");
+    let starts = || daemon.log().matches("state=\"STARTING\"").count();
+    for moment in 0..4 {
+        let before = starts();
+        let mut start = daemon.control().command(&["start", "x"]);
+        let asked = std::thread::spawn(move || start.output().unwrap());
+        eventually("the start", || (starts() > before).then_some(()));
+        std::thread::sleep(Duration::from_millis(moment * 8));
+        let stopped = daemon.control().ok(&["stop", "x"]);
+        assert_eq!(stopped.value("response"), "CONTAINER_STOP_OK");
+        assert!(asked.join().unwrap().status.success());
+        daemon.wait_for("x", "STOPPED");
+    }
+}

@@ -137,6 +137,21 @@ fn without_a_user_namespace_only_harmless_capabilities_are_left() {
     assert!(status.unwrap().contains("Seccomp:\t2\n"));
 }
 
+#[test]
+fn the_hosts_network_is_there_to_be_used_not_to_be_changed_or_listened_to() {
+    let daemon = Daemon::default();
+    daemon.create(
+        "name: \"x\"\nguest_os: \"busybox\"\ntoken_type: NONE\nuserns: false\nnetns: false\n",
+    );
+    daemon.control().ok(&["start", "x"]);
+    let facts = daemon.facts("x");
+    // NET_ADMIN, NET_RAW
+    for number in [12, 13] {
+        assert!(!has(&facts["capabilities"], number), "{number}");
+        assert!(!has(&facts["effective"], number), "{number}");
+    }
+}
+
 /// Bits of the capabilities that runtime.md 2.5 takes from every container.
 const DROPPED: [u32; 11] = [9, 15, 16, 19, 20, 28, 30, 31, 32, 33, 34];
 

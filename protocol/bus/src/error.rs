@@ -1,5 +1,7 @@
 //! What can go wrong with a call before the service itself has said anything.
 
+use crate::blocking::JobDied;
+
 /// A failure of the bus, common to every port. Every service error enum has a variant for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BusError {
@@ -15,4 +17,11 @@ pub enum BusError {
     /// The service died while it held the request; whether the request took effect is unknown.
     #[error("{0}: the service died while it worked on the request; it is being restarted")]
     ServerDeath(&'static str),
+}
+
+/// A job of a pool that died counts as a death of the service.
+impl From<JobDied> for BusError {
+    fn from(job: JobDied) -> Self {
+        Self::ServerDeath(job.0)
+    }
 }

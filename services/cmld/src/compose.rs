@@ -193,13 +193,9 @@ fn keep(
 ///
 /// # Errors
 /// What the kernel said.
-pub fn make_base(base: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
+pub fn make_base(base: &Path) -> cml_sys::Result<()> {
     for dir in ["operatingsystems", "tokens"] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(base.join(dir))?;
+        cml_sys::file::make_dir(&base.join(dir), 0o700)?;
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     let base = args.base();
     let device = Device::read(&args.conf, &base)?;
     compose::make_base(&base)
-        .map_err(|error| format!("cannot make `{}`: {error}", base.display()))?;
+        .map_err(|error| format!("cannot make `{}`: {}", base.display(), error.source))?;
     let run = RunDir::take(&args.run, &base)?;
     log::start(&args.logs).map_err(|error| format!("`{}`: {error}", args.logs.display()))?;
     let places = Places {

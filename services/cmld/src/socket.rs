@@ -4,12 +4,13 @@ use std::{
     fs::{self, File},
     io,
     os::unix::{
-        fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+        fs::{MetadataExt, PermissionsExt, chown},
         net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
+use cml_sys::file;
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -148,11 +149,7 @@ fn lock(path: &Path, what: &Path) -> Result<File, RunError> {
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), RunError> {
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path);
-    made.map_err(io("make", path))
+    file::make_dir(path, mode).map_err(|error| io("make", path)(error.source))
 }
 
 /// The number of our group in the text of group(5).

@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     ending::{self, RebootBrake, STOP_LIMIT},
-    env::{Env, died},
+    env::Env,
     exec::session,
     fsm::{self, Effect, Event, Refusal, State},
     guest_service::{Answers, GuestService},
@@ -615,7 +615,7 @@ impl Handler<Exec> for One {
             let running = commands
                 .run(move || exec::run(&env.program, &init, &group, &plan))
                 .await
-                .map_err(died)?
+                .map_err(BusError::from)?
                 .map_err(|error| failed(error.to_string()))?;
             session(running, commands).map_err(|error| failed(error.to_string()))
         })

@@ -43,12 +43,16 @@ impl Entry {
         matches!(waited, Ok(Ok(_)))
     }
 
+    /// Waits for the end of a launch: it cannot be interrupted, but it ends soon.
+    async fn launched_or_not(&self, limit: Instant) {
+        self.wait_for(|state| !matches!(state, State::Starting { .. }), limit)
+            .await;
+    }
+
     /// Ends whatever runs of the container, and its actor.
     pub async fn end(&self) -> Result<(), ContainerError> {
         let limit = Instant::now() + REMOVE_LIMIT;
-        // A launch cannot be interrupted, but it ends soon.
-        self.wait_for(|state| !matches!(state, State::Starting { .. }), limit)
-            .await;
+        self.launched_or_not(limit).await;
         if !self.view.borrow().state.is_at_rest() {
             match self.port.kill.call(Kill).await {
                 Ok(()) | Err(ContainerError::NotRunning(_)) => {}
@@ -70,8 +74,7 @@ impl Entry {
 
     /// Asks the container to stop and waits until it has.
     pub async fn halt(&self, limit: Instant) -> bool {
-        self.wait_for(|state| !matches!(state, State::Starting { .. }), limit)
-            .await;
+        self.launched_or_not(limit).await;
         // A container that is stopped or stopping refuses, which is fine.
         let _ = self.port.halt.call(Halt).await;
         self.wait_for(State::is_at_rest, limit).await

@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -14,15 +13,15 @@ use std::{
 use cml_bus::{
     api::{
         container::ContainerError,
-        guestos::{GuestOsPort, Version},
+        guestos::{Find, GuestOsError, GuestOsPort, Installed, Version},
         token::TokenPort,
     },
-    blocking::{JobDied, Pool},
+    blocking::Pool,
     error::BusError,
     event::Events,
     id::ContainerId,
 };
-use cml_sys::{cgroup::Hierarchies, host};
+use cml_sys::{cgroup::Hierarchies, file, host};
 use cml_wire::proto::ContainerConfig;
 
 use crate::{ids::Slots, record::Records, store::Store};
@@ -125,7 +124,7 @@ impl Env {
             let _turn = turn;
             job(&env)
         });
-        done.await.map_err(died)
+        Ok(done.await.map_err(BusError::from)?)
     }
 
     /// The container is gone.
@@ -141,6 +140,18 @@ impl Env {
     /// Whether the daemon is about to end.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    /// The guest OS that a container gets.
+    pub(crate) async fn installed(
+        &self,
+        config: &ContainerConfig,
+    ) -> Result<Installed, GuestOsError> {
+        let find = Find {
+            name: config.guest_os.clone(),
+            version: self.version_for(config),
+        };
+        self.guestos.find.call(find).await
     }
 
     /// Which version of its guest OS a container gets (protocol.md 6.4).
@@ -170,17 +181,8 @@ impl Turns {
 
 /// Makes a directory that only root enters.
 pub(crate) fn private_dir(path: &Path) -> Result<(), ContainerError> {
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    made.map_err(|error| ContainerError::Store {
+    file::make_dir(path, 0o700).map_err(|error| ContainerError::Store {
         path: path.display().to_string(),
-        reason: error.to_string(),
+        reason: error.source.to_string(),
     })
-}
-
-/// A job of a pool that died counts as a death of the service.
-pub(crate) fn died(error: JobDied) -> ContainerError {
-    ContainerError::Bus(BusError::ServerDeath(error.0))
 }

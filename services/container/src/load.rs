@@ -5,9 +5,9 @@ use std::sync::Arc;
 use cml_bus::{
     api::{
         container::{ContainerError, Create, Signature, UpdateConfig},
-        guestos::Find,
         token::{Forget, VerifySignature},
     },
+    error::BusError,
     id::ContainerId,
 };
 use cml_wire::{
@@ -15,13 +15,7 @@ use cml_wire::{
     text,
 };
 
-use crate::{
-    check::check,
-    env::{Env, died},
-    launch,
-    one::Reconfigure,
-    record::Found,
-};
+use crate::{check::check, env::Env, launch, one::Reconfigure, record::Found};
 
 /// A configuration that was read, verified and checked.
 #[derive(Debug)]
@@ -51,7 +45,7 @@ impl Env {
         let env = self.clone();
         let ids = self.storage.run(move || env.store.list()).await;
         let mut all = Vec::new();
-        for id in ids.map_err(died)?? {
+        for id in ids.map_err(BusError::from)?? {
             match self.load(id).await {
                 Ok(loaded) => all.push(loaded),
                 Err(error) => {
@@ -85,7 +79,7 @@ impl Env {
     pub(crate) async fn load(self: &Arc<Self>, id: ContainerId) -> Result<Loaded, ContainerError> {
         let env = self.clone();
         let stored = self.storage.run(move || env.store.read(id)).await;
-        let stored = stored.map_err(died)??;
+        let stored = stored.map_err(BusError::from)??;
         let config = self.accept(&stored.config, stored.signature).await?;
         Ok(Loaded {
             id,
@@ -126,11 +120,7 @@ impl Env {
 
     /// Who vouches for the guest OS; `None` when it is not installed.
     async fn trust(&self, config: &ContainerConfig) -> Option<ContainerTrust> {
-        let find = Find {
-            name: config.guest_os.clone(),
-            version: self.version_for(config),
-        };
-        let found = self.guestos.find.call(find).await;
+        let found = self.installed(config).await;
         found.ok().map(|installed| installed.trust)
     }
 
@@ -142,11 +132,7 @@ impl Env {
         signature: Option<Signature>,
     ) -> Result<Prepared, ContainerError> {
         let mut config = self.accept(&bytes, signature.clone()).await?;
-        let find = Find {
-            name: config.guest_os.clone(),
-            version: self.version_for(&config),
-        };
-        let installed = self.guestos.find.call(find).await?;
+        let installed = self.installed(&config).await?;
         let signed = self.settings.signed_configs;
         let bytes = match signed {
             true => bytes,
@@ -176,7 +162,7 @@ impl Env {
         Ok(Loaded {
             id,
             config: prepared.config,
-            created: created.map_err(died)??,
+            created: created.map_err(BusError::from)??,
             trust: prepared.trust,
         })
     }

@@ -15,6 +15,7 @@ use cml_bus::{
         guestos::Rescan,
         token,
     },
+    error::BusError,
     event::Event,
     id::ContainerId,
     supervisor::{Throttle, Watch, supervise},
@@ -31,7 +32,7 @@ use tokio::{
 use crate::{
     actor::One,
     entry::Entry,
-    env::{Env, died},
+    env::Env,
     fsm::State,
     load::Loaded,
     one::{OnePort, Reconfigure},
@@ -237,7 +238,7 @@ impl Handler<Configs> for Manager {
                 });
                 readable.collect()
             };
-            storage.run(read).await.map_err(died)
+            Ok(storage.run(read).await.map_err(BusError::from)?)
         })
     }
 }

@@ -14,7 +14,7 @@ use cml_sys::{atomic, cgroup::Group, file, host::Prepared, plan::ChosenInit, pro
 use cml_wire::proto::ContainerTrust;
 use serde::{Deserialize, Serialize};
 
-use crate::{env::private_dir, fsm::State};
+use crate::{env::private_dir, fsm::State, store::id_of};
 
 /// Everything about one container that is being launched or runs.
 ///
@@ -195,10 +195,7 @@ impl Records {
     pub fn list(&self) -> Vec<ContainerId> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
         entries
-            .filter_map(|entry| {
-                let name = entry.file_name();
-                name.to_str()?.strip_suffix(".json")?.parse().ok()
-            })
+            .filter_map(|entry| id_of(&entry.file_name(), "json"))
             .collect()
     }
 }

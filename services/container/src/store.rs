@@ -4,6 +4,7 @@
 //! `.conf.gone`, which is deleted last, so that one that was interrupted is finished by the next daemon.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -76,10 +77,7 @@ impl Store {
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).map_err(|error| failed(dir, error))? {
             let name = entry.map_err(|error| failed(dir, error))?.file_name();
-            let stem = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(suffix)?.strip_suffix('.'));
-            found.extend(stem.and_then(|id| id.parse::<ContainerId>().ok()));
+            found.extend(id_of(&name, suffix));
         }
         Ok(found)
     }
@@ -259,6 +257,12 @@ impl Store {
         atomic::remove(&gone).map_err(|error| failed(&gone, error))?;
         atomic::sync_dir(&self.containers).map_err(|error| failed(&self.containers, error))
     }
+}
+
+/// The container that a file `<uuid>.<suffix>` belongs to.
+pub(crate) fn id_of(name: &OsStr, suffix: &str) -> Option<ContainerId> {
+    let stem = name.to_str()?.strip_suffix(suffix)?.strip_suffix('.')?;
+    stem.parse().ok()
 }
 
 fn failed(path: &Path, error: impl ToString) -> ContainerError {

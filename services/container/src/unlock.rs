@@ -3,7 +3,6 @@
 use cml_bus::{
     api::{
         container::ContainerError,
-        guestos::Find,
         token::{TokenError, Unlock},
     },
     id::ContainerId,
@@ -28,12 +27,8 @@ pub async fn unlock(
         }
         // A client that sends no parameters at all: only where there is nothing to unlock.
         (ContainerTokenType::Soft, None) => {
-            let find = Find {
-                name: config.guest_os.clone(),
-                version: env.version_for(config),
-            };
-            let found = env.guestos.find.call(find).await?;
-            match has_encrypted_volumes(&found.config) {
+            let installed = env.installed(config).await?;
+            match has_encrypted_volumes(&installed.config) {
                 true => Err(TokenError::WrongPin.into()),
                 false => Ok(()),
             }

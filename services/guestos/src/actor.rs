@@ -16,12 +16,17 @@ use cml_bus::{
 };
 use cml_sys::path::is_component;
 use cml_wire::{
-    proto::{ContainerTrust, GuestOsConfig, GuestOsMount, guest_os_mount::Type},
+    proto::{ContainerTrust, GuestOsConfig, GuestOsMount},
     text,
 };
 use tokio::sync::watch;
 
-use crate::{check::check, images::Images, select::select, store};
+use crate::{
+    check::{check, has_image},
+    images::Images,
+    select::select,
+    store,
+};
 
 /// What the service needs to know of the device.
 #[derive(Debug, Clone)]
@@ -105,10 +110,8 @@ impl Loader {
     async fn load(&self) -> Result<Catalogue, GuestOsError> {
         let store = self.settings.store.clone();
         let entries = self.files.run(move || store::scan(&store)).await;
-        let entries =
-            entries.map_err(|died| GuestOsError::Bus(BusError::ServerDeath(died.0)))??;
         let mut installed = Vec::new();
-        for entry in entries {
+        for entry in entries.map_err(BusError::from)?? {
             let stem = entry.stem.clone();
             match self.verified(entry).await {
                 Ok(one) => installed.push(one),
@@ -155,14 +158,6 @@ fn find(catalogue: &Catalogue, name: &str, version: Version) -> Result<Installed
             },
             version,
         })
-}
-
-/// Whether a mount shows an image of the guest OS store.
-fn has_image(mount: &GuestOsMount) -> bool {
-    matches!(
-        mount.mount_type(),
-        Type::Shared | Type::SharedRw | Type::OverlayRo
-    )
 }
 
 async fn resolve_mounts(

@@ -75,10 +75,18 @@ fn check_mount(mount: &GuestOsMount) -> Result<(), BadConfig> {
     if mount.mount_data().contains('\0') {
         return Err(BadConfig::Nul("mount_data"));
     }
-    match mount.mount_type() {
-        Type::Shared | Type::SharedRw | Type::OverlayRo => check_image(mount),
-        _ => Ok(()),
+    match has_image(mount) {
+        true => check_image(mount),
+        false => Ok(()),
     }
+}
+
+/// Whether a mount shows an image of the guest OS store.
+pub fn has_image(mount: &GuestOsMount) -> bool {
+    matches!(
+        mount.mount_type(),
+        Type::Shared | Type::SharedRw | Type::OverlayRo
+    )
 }
 
 /// File systems that live on a block device and need nothing else. The daemon mounts images with all its

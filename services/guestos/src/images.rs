@@ -87,7 +87,7 @@ impl Images {
             mount: mount.clone(),
         };
         let lease = self.pool.run(move || verified_mount(&wanted)).await;
-        let lease = lease.map_err(|died| GuestOsError::Bus(BusError::ServerDeath(died.0)))??;
+        let lease = lease.map_err(BusError::from)??;
         let lease = Arc::new(lease);
         *slot = Arc::downgrade(&lease);
         Ok(lease)

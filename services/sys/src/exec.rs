@@ -73,8 +73,8 @@ impl Waiter {
         let _ = pidfd::signal(&self.helper, libc::SIGKILL);
     }
 
-    /// The end of the command, which must be near: it has been reported, or the command was killed. Its status, 128 + n for signal n; 137 when it was killed together
-    /// with its helper.
+    /// The end of the command, which must be near: it has been reported, or the command was killed. Its
+    /// status, 128 + n for signal n; 137 when it was killed together with its helper.
     pub fn status(self) -> i32 {
         let status = match self.channel.receive(Some(PATIENCE)) {
             Ok((FromInit::Ended { status }, _)) => status,

@@ -3,9 +3,9 @@
 //! A FIFO or a device in the place of a configuration would hold up a thread for ever, or never end.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::Read,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -14,6 +14,15 @@ use crate::error::{Context, Error, Result};
 /// No configuration, signature, certificate or key comes near this many bytes; the protocol carries less
 /// than 64 MiB in one message.
 pub const SMALL: u64 = 64 << 20;
+
+/// Makes a directory and those above it, all with this mode; what exists stays as it is.
+///
+/// # Errors
+/// What the kernel said.
+pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.context("make", path.display())
+}
 
 /// Opens a regular file for reading.
 ///

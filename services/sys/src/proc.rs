@@ -16,39 +16,51 @@ pub fn boot_id() -> Result<String> {
         .to_owned())
 }
 
-/// When a process started, in clock ticks after boot: field 22 of proc_pid_stat(5).
+/// What proc_pid_stat(5) says about a process, read once.
+struct Stat(String);
+
+impl Stat {
+    fn of(pid: i32) -> Result<Self> {
+        let path = format!("/proc/{pid}/stat");
+        fs::read_to_string(&path).context("read", &path).map(Self)
+    }
+
+    /// A field by its number in the manual, from 3 on.
+    fn field(&self, number: usize) -> Option<&str> {
+        // The name in field 2 may hold anything, also spaces and brackets; fields count from its last one.
+        let (_, rest) = self.0.rsplit_once(')')?;
+        rest.split_whitespace().nth(number - 3)
+    }
+
+    fn start_time(&self) -> Option<u64> {
+        self.field(22)?.parse().ok()
+    }
+
+    fn is_zombie(&self) -> bool {
+        matches!(self.field(3), Some("Z" | "X"))
+    }
+}
+
+/// When a process started, in clock ticks after boot.
 ///
 /// # Errors
 /// The process is gone.
 pub fn start_time(pid: i32) -> Result<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).context("read", &path)?;
-    // The name in field 2 may hold anything, also spaces and brackets; fields count from its last one.
-    stat.rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(19))
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| Error::invalid("parse", path, "no start time"))
+    let started = Stat::of(pid)?.start_time();
+    started.ok_or_else(|| Error::invalid("parse", format!("/proc/{pid}/stat"), "no start time"))
 }
 
-/// How a process ended that waits to be collected, whoever its parent is: field 52 of proc_pid_stat(5).
-/// `None` when it runs, is gone, or is not the one that started then.
+/// How a process ended that waits to be collected, whoever its parent is. `None` when it runs, is gone, or is not the one that started then.
 pub fn ended(pid: i32, start: u64) -> Option<crate::pidfd::Ended> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    let fields: Vec<_> = fields.split_whitespace().collect();
-    // State, start time and exit code are the fields 3, 22 and 52.
-    let same = fields.get(19)?.parse() == Ok(start);
-    let waits = ["Z", "X"].contains(fields.first()?);
-    let status = fields.get(49)?.parse().ok()?;
-    (same && waits).then(|| crate::pidfd::Ended::of_wait_status(status))
+    let stat = Stat::of(pid).ok()?;
+    let status = stat.field(52)?.parse().ok()?;
+    let same = stat.start_time() == Some(start);
+    (same && stat.is_zombie()).then(|| crate::pidfd::Ended::of_wait_status(status))
 }
 
 /// Whether a process has ended and only waits to be collected.
 pub fn is_zombie(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        stat.rsplit_once(')')
-            .is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
-    })
+    Stat::of(pid).is_ok_and(|stat| stat.is_zombie())
 }
 
 /// Seconds since boot, sleeping included.

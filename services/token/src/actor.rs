@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::token::{ChangePin, Forget, TokenError, Unlock, VerifySignature},
-    blocking::{JobDied, Pool},
+    blocking::Pool,
     error::BusError,
     secret::Pin,
     supervisor::Watch,
@@ -87,7 +87,8 @@ impl Actor for Token {
         let pool = Pool::new("token provisioning", 1);
         let provision = async move {
             let made = pool.run(move || provision(&path)).await;
-            outcome.send_replace(match made.map_err(died).and_then(|made| made) {
+            let made = made.map_err(|died| BusError::from(died).into());
+            outcome.send_replace(match made.and_then(|made| made) {
                 Ok(()) => DeviceToken::Ready,
                 Err(error) => {
                     tracing::error!(%error, "self-provisioning failed");
@@ -118,10 +119,6 @@ fn provision(path: &Path) -> Result<(), TokenError> {
     Ok(())
 }
 
-fn died(error: JobDied) -> TokenError {
-    TokenError::Bus(BusError::ServerDeath(error.0))
-}
-
 impl Token {
     /// Runs a job on the tokens, one at a time. `on_device` says whether it needs the token of the device.
     fn derive(
@@ -149,7 +146,7 @@ impl Token {
                 job(&tokens)
             })
             .await
-            .map_err(died)?
+            .map_err(BusError::from)?
         })
     }
 }
@@ -205,7 +202,7 @@ impl Handler<VerifySignature> for Token {
         Box::pin(async move {
             pool.run(move || roots.verify(&request))
                 .await
-                .map_err(died)?
+                .map_err(BusError::from)?
         })
     }
 }

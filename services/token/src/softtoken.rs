@@ -141,7 +141,8 @@ fn is_wrong_pin(error: &ErrorStack) -> bool {
         .any(|error| error.reason_code() == MAC_VERIFY_FAILURE)
 }
 
-fn unusable(path: &Path, reason: impl ToString) -> TokenError {
+/// The token at this path, or what belongs to it, cannot be used.
+pub(crate) fn unusable(path: &Path, reason: impl ToString) -> TokenError {
     TokenError::Unusable {
         path: path.display().to_string(),
         reason: reason.to_string(),

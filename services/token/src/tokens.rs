@@ -6,7 +6,7 @@ use cml_bus::{api::token::TokenError, id::ContainerId, secret::Pin};
 use cml_sys::atomic;
 
 use crate::{
-    softtoken::{self, FIRST_PIN},
+    softtoken::{self, FIRST_PIN, unusable},
     tries::Tries,
 };
 
@@ -107,10 +107,7 @@ impl Tokens {
     pub fn forget(&self, container: ContainerId) -> Result<(), TokenError> {
         let path = self.own(container);
         Tries::of(&path)?.clear()?;
-        atomic::remove(&path).map_err(|error| TokenError::Unusable {
-            path: path.display().to_string(),
-            reason: error.to_string(),
-        })
+        atomic::remove(&path).map_err(|error| unusable(&path, error))
     }
 }
 

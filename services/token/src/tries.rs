@@ -14,6 +14,8 @@ use cml_bus::api::token::TokenError;
 use cml_sys::{atomic, file, proc};
 use serde::{Deserialize, Serialize};
 
+use crate::softtoken::unusable;
+
 /// Wrong PINs until the token is locked (crypto.md, section 0).
 const MOST: u32 = 3;
 
@@ -123,13 +125,6 @@ impl Tries {
 fn in_memory() -> MutexGuard<'static, BTreeMap<PathBuf, u32>> {
     static COUNTS: Mutex<BTreeMap<PathBuf, u32>> = Mutex::new(BTreeMap::new());
     COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn unusable(path: &Path, reason: impl ToString) -> TokenError {
-    TokenError::Unusable {
-        path: path.display().to_string(),
-        reason: reason.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cml_integration::{kit::kit, median};
+use cml_integration::{
+    kit::{kit, run},
+    median,
+};
 use serde_json::{Value, json};
 
 use crate::ours::ROUNDS;
@@ -92,13 +95,4 @@ pub fn report(program: &str, bundle: &str) {
     }
     let medians = [starts, execs, stops].map(|mut times| median(&mut times).as_micros() as u64);
     println!("{}", json!(medians));
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }

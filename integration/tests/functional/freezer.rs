@@ -50,13 +50,7 @@ fn freezing_and_thawing_at_the_same_time_leaves_no_doubt() {
         if daemon.state("web") == "FROZEN" {
             daemon.control().ok(&["unfreeze", "web"]);
         }
-        assert_eq!(
-            daemon
-                .control()
-                .ok(&["run", "web", "nopty", "echo", "x"])
-                .out,
-            "x\n"
-        );
+        daemon.answers("web");
     }
 }
 

@@ -139,11 +139,8 @@ fn without_a_network_namespace_the_hosts_interfaces_are_there() {
     let daemon = Daemon::default();
     for userns in [true, false] {
         let name = format!("x{userns}");
-        daemon.create(&format!(
-            "name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\nnetns: false\n\
-             userns: {userns}\n"
-        ));
-        daemon.control().ok(&["start", &name]);
+        let lines = format!("netns: false\nuserns: {userns}\n");
+        daemon.running_with(&name, "busybox", &lines);
         let ours = fs::read_link("/proc/self/ns/net").unwrap();
         assert_eq!(
             daemon.facts(&name)["namespaces"]["net"],

@@ -85,10 +85,7 @@ fn a_device_node_that_a_guest_makes_opens_nothing() {
     let daemon = Daemon::default();
     for userns in [true, false] {
         let name = format!("x{userns}");
-        daemon.create(&format!(
-            "name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\nuserns: {userns}\n"
-        ));
-        daemon.control().ok(&["start", &name]);
+        daemon.running_with(&name, "busybox", &format!("userns: {userns}\n"));
         for place in ["/dev", "/dev/shm", "/dev/pts", "/run", "/tmp", "/"] {
             // The loop device behind the guest's own image, and the kernel's log.
             for (kind, number) in [("b", "7 0"), ("c", "1 11"), ("c", "1 5")] {
@@ -105,8 +102,7 @@ fn a_device_node_that_a_guest_makes_opens_nothing() {
 #[test]
 fn without_a_user_namespace_only_harmless_capabilities_are_left() {
     let daemon = Daemon::default();
-    daemon.create("name: \"x\"\nguest_os: \"busybox\"\ntoken_type: NONE\nuserns: false\n");
-    daemon.control().ok(&["start", "x"]);
+    daemon.running_with("x", "busybox", "userns: false\n");
     let facts = daemon.facts("x");
     // docs/adr/0005-capabilities.md, with a network of its own.
     let kept = [
@@ -140,10 +136,7 @@ fn without_a_user_namespace_only_harmless_capabilities_are_left() {
 #[test]
 fn the_hosts_network_is_there_to_be_used_not_to_be_changed_or_listened_to() {
     let daemon = Daemon::default();
-    daemon.create(
-        "name: \"x\"\nguest_os: \"busybox\"\ntoken_type: NONE\nuserns: false\nnetns: false\n",
-    );
-    daemon.control().ok(&["start", "x"]);
+    daemon.running_with("x", "busybox", "userns: false\nnetns: false\n");
     let facts = daemon.facts("x");
     // NET_ADMIN, NET_RAW
     for number in [12, 13] {
@@ -185,10 +178,7 @@ fn files_about_the_whole_machine_read_as_empty_and_sysrq_is_out_of_reach() {
     let daemon = Daemon::default();
     for userns in [true, false] {
         let name = format!("x{userns}");
-        daemon.create(&format!(
-            "name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\nuserns: {userns}\n"
-        ));
-        daemon.control().ok(&["start", &name]);
+        daemon.running_with(&name, "busybox", &format!("userns: {userns}\n"));
         for (file, bytes) in daemon.facts(&name)["masked"].as_object().unwrap() {
             assert_eq!(bytes, 0, "{file}");
         }
@@ -260,9 +250,7 @@ fn what_the_daemon_was_given_to_inherit_reaches_no_guest() {
         guest.init_param = vec!["-c".into(), "while :; do sleep 1; done".into()];
     });
     daemon.start();
-    let uuid =
-        daemon.create("name: \"x\"\nguest_os: \"supervised\"\ntoken_type: NONE\nuserns: false\n");
-    daemon.control().ok(&["start", "x"]);
+    let uuid = daemon.running_with("x", "supervised", "userns: false\n");
     let facts = daemon.facts("x");
     let init = fs::read_to_string(format!("/proc/{}/status", daemon.init_pid(&uuid))).unwrap();
     let of_init = |field: &str| {

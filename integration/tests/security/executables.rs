@@ -19,10 +19,8 @@ fn the_program_behind_process_one_is_out_of_the_guests_reach() {
     let before = hash();
     for userns in [true, false] {
         let name = format!("x{userns}");
-        let uuid = daemon.create(&format!(
-            "name: \"{name}\"\nguest_os: \"supervised\"\ntoken_type: NONE\nuserns: {userns}\n"
-        ));
-        daemon.control().ok(&["start", &name]);
+        let lines = format!("userns: {userns}\n");
+        let uuid = daemon.running_with(&name, "supervised", &lines);
         // Seen from outside: process 1 is the sealed copy, not the file on disk.
         let program = fs::read_link(format!("/proc/{}/exe", daemon.init_pid(&uuid))).unwrap();
         assert!(

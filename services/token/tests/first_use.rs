@@ -2,16 +2,13 @@
 //! one first time per process.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod service;
+
 use std::{fs, path::Path, process::Command};
 
-use cml_bus::{
-    actor::{System, spawn},
-    api::token::{TokenPort, VerifySignature},
-    event::Events,
-    supervisor::{Throttle, supervise},
-};
-use cml_token::{Settings, Token};
+use cml_bus::api::token::VerifySignature;
 use cml_wire::proto::ContainerTrust;
+use service::with_service;
 
 #[test]
 fn a_good_signature_is_good_while_the_first_key_is_being_made() {
@@ -43,20 +40,8 @@ fn a_good_signature_is_good_while_the_first_key_is_being_made() {
         signature: fs::read(at("x.sig")).unwrap(),
         certificate: fs::read(at("x.cert")).unwrap(),
     };
-    let settings = Settings {
-        dir: at("tokens"),
-        enforce_validity: true,
-        require_pairing: false,
-    };
-    System::new().block_on(async {
-        let port = TokenPort::default();
-        let bound = port.clone();
-        spawn(async move {
-            // There is no token yet, so the service begins to make a key at once.
-            let start = |watch| bound.bind(&Token::start(settings.clone(), watch));
-            let _ = supervise("token", Throttle::default(), Events::default(), start).await;
-        });
-        tokio::task::yield_now().await;
+    // There is no token yet, so the service begins to make a key at once.
+    with_service(&at("tokens"), async |port| {
         for _ in 0..20 {
             let verdict = port.verify_signature.call(request()).await;
             assert_eq!(verdict, Ok(ContainerTrust::Signed));

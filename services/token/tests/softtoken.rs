@@ -1,17 +1,17 @@
 //! Softtokens: ours, and those that the openssl program makes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod service;
+
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use cml_bus::{
-    actor::{System, spawn},
-    api::token::{TokenError, TokenPort, Unlock},
-    event::Events,
+    api::token::{TokenError, Unlock},
     id::ContainerId,
     secret::Pin,
-    supervisor::{Throttle, supervise},
 };
-use cml_token::{Settings, Token, softtoken};
+use cml_token::softtoken;
+use service::with_service;
 
 fn pin(text: &str) -> Pin {
     Pin::new(text.to_owned())
@@ -97,25 +97,6 @@ fn a_damaged_or_missing_file_is_not_called_a_wrong_pin() {
     fs::write(&path, "").unwrap();
     assert!(unusable(&path));
     assert!(unusable(&dir.path().join("absent.p12")));
-}
-
-/// Runs the test against a supervised service on this token directory.
-fn with_service(dir: &Path, test: impl AsyncFnOnce(TokenPort)) {
-    let settings = Settings {
-        dir: dir.to_owned(),
-        enforce_validity: true,
-        require_pairing: false,
-    };
-    System::new().block_on(async move {
-        let port = TokenPort::default();
-        let bound = port.clone();
-        spawn(async move {
-            let start = |watch| bound.bind(&Token::start(settings.clone(), watch));
-            let _ = supervise("token", Throttle::default(), Events::default(), start).await;
-        });
-        tokio::task::yield_now().await;
-        test(port).await;
-    });
 }
 
 #[test]

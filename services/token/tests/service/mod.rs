@@ -1,0 +1,30 @@
+//! The service under supervision, for the tests of its contract.
+
+use std::path::Path;
+
+use cml_bus::{
+    actor::{System, spawn},
+    api::token::TokenPort,
+    event::Events,
+    supervisor::{Throttle, supervise},
+};
+use cml_token::{Settings, Token};
+
+/// Runs the test against a service on this token directory.
+pub fn with_service(dir: &Path, test: impl AsyncFnOnce(TokenPort)) {
+    let settings = Settings {
+        dir: dir.to_owned(),
+        enforce_validity: true,
+        require_pairing: false,
+    };
+    System::new().block_on(async move {
+        let port = TokenPort::default();
+        let bound = port.clone();
+        spawn(async move {
+            let start = |watch| bound.bind(&Token::start(settings.clone(), watch));
+            let _ = supervise("token", Throttle::default(), Events::default(), start).await;
+        });
+        tokio::task::yield_now().await;
+        test(port).await;
+    });
+}

@@ -1,0 +1,163 @@
+//! What one container is asked for: the commands of the service's contract and those of the manager.
+
+use cml_bus::{
+    actor::{
+        ActorContext, ActorFutureExt, Context, Handler, ResponseActFuture, ResponseFuture,
+        WrapFuture, fut,
+    },
+    api::container::{ContainerError, Exec, ExecSession, SetFrozen, Start, Stop},
+    error::BusError,
+};
+use cml_sys::exec;
+
+use super::One;
+use crate::{
+    exec::session,
+    fsm::{Event, State},
+    one::{Halt, Kill, Reconfigure, Retire},
+    plan,
+};
+
+impl Handler<Start> for One {
+    type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
+
+    fn handle(&mut self, request: Start, _: &mut Context<Self>) -> Self::Result {
+        let event = Event::Start {
+            setup: request.setup,
+        };
+        if let Err(error) = self.admits(event).and_then(|()| self.is_open()) {
+            return Box::pin(fut::err(error));
+        }
+        if request.setup {
+            return Box::pin(fut::err(ContainerError::Launch {
+                id: self.id,
+                reason: "setup mode is not available in this version".into(),
+            }));
+        }
+        let unlock = self.unlock(request.pin).into_actor(self);
+        Box::pin(unlock.then(move |unlocked, one, context| {
+            let begun = unlocked
+                .and_then(|()| one.is_open())
+                .map(|()| one.apply_and_wait(event, |one| &mut one.starters, context));
+            async move { begun?.await }.into_actor(one)
+        }))
+    }
+}
+
+impl Handler<Stop> for One {
+    type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
+
+    fn handle(&mut self, request: Stop, _: &mut Context<Self>) -> Self::Result {
+        let launched = self.launched_or_not().into_actor(self);
+        let unlocked = launched.then(|(), one, _| {
+            let admitted = one.admits(Event::Stop);
+            let unlock = one.unlock(request.pin);
+            async move {
+                admitted?;
+                unlock.await
+            }
+            .into_actor(one)
+        });
+        Box::pin(unlocked.map(|unlocked, one, context| {
+            unlocked?;
+            let stopped = one.apply(Event::Stop, context);
+            stopped.map_err(|refusal| one.refused(refusal))
+        }))
+    }
+}
+
+impl Handler<Halt> for One {
+    type Result = Result<(), ContainerError>;
+
+    fn handle(&mut self, _: Halt, context: &mut Context<Self>) -> Self::Result {
+        let halted = self.apply(Event::Stop, context);
+        halted.map_err(|refusal| self.refused(refusal))
+    }
+}
+
+impl Handler<Kill> for One {
+    type Result = Result<(), ContainerError>;
+
+    fn handle(&mut self, _: Kill, context: &mut Context<Self>) -> Self::Result {
+        let killed = self.apply(Event::Kill, context);
+        killed.map_err(|refusal| self.refused(refusal))
+    }
+}
+
+impl Handler<SetFrozen> for One {
+    type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
+
+    fn handle(&mut self, request: SetFrozen, context: &mut Context<Self>) -> Self::Result {
+        if matches!(self.state(), State::Frozen { .. }) && request.frozen {
+            return Box::pin(fut::ok(()));
+        }
+        if request.frozen {
+            let frozen = self.apply_and_wait(Event::Freeze, |one| &mut one.freezers, context);
+            return Box::pin(frozen.into_actor(self));
+        }
+        let thawed = self.apply(Event::Thaw, context);
+        let thawed = thawed.map_err(|refusal| self.refused(refusal));
+        Box::pin(fut::result(thawed))
+    }
+}
+
+impl Handler<Exec> for One {
+    type Result = ResponseFuture<Result<ExecSession, ContainerError>>;
+
+    fn handle(&mut self, request: Exec, _: &mut Context<Self>) -> Self::Result {
+        let id = self.id;
+        let live = self.live.as_ref().filter(|_| self.state().takes_commands());
+        let Some(live) = live else {
+            return Box::pin(std::future::ready(Err(ContainerError::NotRunning(id))));
+        };
+        let command = plan::Command {
+            argv: request.argv,
+            env: request.env,
+            workdir: request.workdir,
+            terminal: request.terminal.map(|size| (size.cols, size.rows)),
+        };
+        let inside = plan::Inside {
+            init_env: &live.running.init_env,
+            user_namespace: live.running.id_slot.is_some(),
+            own_network: live.running.own_network,
+        };
+        let plan = plan::enter(inside, command);
+        let (init, group) = (live.pidfd.clone(), live.running.group.clone());
+        let env = self.env.clone();
+        Box::pin(async move {
+            let failed = |reason: String| ContainerError::Exec { id, reason };
+            let commands = env.commands.clone();
+            let running = commands
+                .run(move || exec::run(&env.program, &init, &group, &plan))
+                .await
+                .map_err(BusError::from)?
+                .map_err(|error| failed(error.to_string()))?;
+            session(running, commands).map_err(|error| failed(error.to_string()))
+        })
+    }
+}
+
+impl Handler<Reconfigure> for One {
+    type Result = Result<(), ContainerError>;
+
+    fn handle(&mut self, request: Reconfigure, _: &mut Context<Self>) -> Self::Result {
+        self.next = Some(request);
+        if self.state().is_at_rest() {
+            self.reconfigure();
+        }
+        Ok(())
+    }
+}
+
+impl Handler<Retire> for One {
+    type Result = Result<(), ContainerError>;
+
+    fn handle(&mut self, _: Retire, context: &mut Context<Self>) -> Self::Result {
+        if !self.state().is_at_rest() {
+            return Err(ContainerError::AlreadyRunning(self.id));
+        }
+        self.watch.ends_cleanly();
+        context.stop();
+        Ok(())
+    }
+}

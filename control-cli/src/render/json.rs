@@ -1,7 +1,7 @@
 //! For programs: one document, keys in lower case, enums by name. Keys are only ever added.
 //!
-//! Every document has `ok` and, when the daemon answered, `code`; a failure has `error`. Optional fields that were not sent are
-//! left out; lists are always there.
+//! Every document has `ok` and, when the daemon answered, `code`; a failure has `error`. Optional fields
+//! that were not sent are left out; lists are always there.
 
 use cml_wire::proto::{
     ContainerConfig, ContainerStatus, ContainerTokenType, ContainerTrust, ContainerType,
@@ -50,7 +50,7 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
     format!("{:#}\n", Value::Object(document))
 }
 
-/// What is said when there is no reply.
+/// What a program reads when there is no reply to show.
 pub fn no_reply(error: &str) -> String {
     format!("{:#}\n", json!({"ok": false, "error": error}))
 }

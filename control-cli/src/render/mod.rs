@@ -10,6 +10,8 @@ use cml_wire::proto::{ContainerState, DaemonToController, daemon_to_controller::
 
 use crate::exit;
 
+pub use json::no_reply;
+
 /// Form of the results, decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -62,11 +64,6 @@ pub fn reply(
     };
     let status = if good { exit::OK } else { exit::REFUSED };
     Shown { out, err, status }
-}
-
-/// What a program reads when there is no reply to show.
-pub fn no_reply(error: &str) -> String {
-    json::no_reply(error)
 }
 
 /// Text from elsewhere, without what could command a terminal.

@@ -74,7 +74,7 @@ step "The daemon; on its first start it makes the device's softtoken, passphrase
 daemon=$!
 for _ in $(seq 600); do
     kill -0 "$daemon" 2>/dev/null || { echo "cmld ended at once" >&2; exit 1; }
-    if [ -S "$run/cml-control" ] && [ -f "$out/device/base/tokens/device.p12" ]; then break; fi
+    if [ -S "$run/cml-control" ] && [ -f "$out/device/base/tokens/device.tok" ]; then break; fi
     sleep 0.1
 done
 echo "cmld runs as process $daemon"

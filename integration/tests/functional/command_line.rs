@@ -88,11 +88,13 @@ fn a_provisioned_device_refuses_what_is_not_on_the_list() {
 
 #[test]
 fn the_daemon_ends_without_waiting_for_long_work() {
+    let plain = Setup::default();
     let mut daemon = Daemon::new(Setup {
+        device_conf: format!("{}softtoken_format: P12\n", plain.device_conf),
         token: false,
-        ..Setup::default()
+        ..plain
     });
-    // It has just begun to make a key, which takes seconds.
+    // It has just begun to make an RSA key, which takes seconds.
     assert!(daemon.stop().success());
     assert!(!daemon.base().join("tokens/device.p12").exists());
     daemon.start();

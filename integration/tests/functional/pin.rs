@@ -71,7 +71,7 @@ fn a_new_device_makes_its_token_while_it_already_answers() {
         assert!(Instant::now() < end, "{}", daemon.log());
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(daemon.base().join("tokens/device.p12").exists());
+    assert!(daemon.base().join("tokens/device.tok").exists());
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_container_gets_a_pin_of_its_own_and_the_device_another_one() {
     tokens.sort();
     assert_eq!(
         tokens,
-        ["device.p12", "ssig_rootca.cert"],
+        ["device.tok", "ssig_rootca.cert"],
         "nothing of the removed one is left"
     );
 }

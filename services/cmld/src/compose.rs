@@ -23,7 +23,8 @@ use cml_bus::{
 use cml_container::{Env, Manager};
 use cml_gateway::{Gateway, Mode};
 use cml_guestos::GuestOs;
-use cml_token::Token;
+use cml_token::{Token, softtoken::Format};
+use cml_wire::proto::device_config::SoftTokenFormat;
 use tokio::sync::mpsc;
 
 use crate::device::Device;
@@ -109,12 +110,18 @@ pub fn compose(
     let (handed, _) = hand_out(&ports)?;
     let events = Events::default();
     let (tell, fatal) = mpsc::unbounded_channel();
-    let tokens = places.base.join("tokens");
 
     let settings = cml_token::Settings {
-        dir: tokens,
+        places: cml_token::Places {
+            tokens: places.base.join("tokens"),
+            keys: places.base.join("keys"),
+            format: match device.config.softtoken_format() {
+                SoftTokenFormat::Hardened => Format::Hardened,
+                SoftTokenFormat::P12 => Format::P12,
+            },
+            require_pairing: device.config.require_token_pairing(),
+        },
         enforce_validity: device.enforces_validity(),
-        require_pairing: device.config.require_token_pairing(),
     };
     let port = ports.token.clone();
     keep("token", &events, &tell, move |watch| {
@@ -194,7 +201,7 @@ fn keep(
 /// # Errors
 /// What the kernel said.
 pub fn make_base(base: &Path) -> cml_sys::Result<()> {
-    for dir in ["operatingsystems", "tokens"] {
+    for dir in ["operatingsystems", "tokens", "keys"] {
         cml_sys::file::make_dir(&base.join(dir), 0o700)?;
     }
     Ok(())

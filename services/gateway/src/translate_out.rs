@@ -128,13 +128,16 @@ fn start_code(error: &ContainerError) -> Response {
             Response::ContainerStartEexist
         }
         ContainerError::Protected => Response::CmdUnsupported,
-        ContainerError::Zombie(_) => Response::ContainerCtrlEinternal,
+        ContainerError::Zombie(_) | ContainerError::Damaged { .. } => {
+            Response::ContainerCtrlEinternal
+        }
         ContainerError::Token(token) => match token {
             TokenError::WrongPin => Response::ContainerStartPasswdWrong,
             TokenError::LockedTillReboot => Response::ContainerLockedTillReboot,
             TokenError::Uninitialised => Response::ContainerStartTokenUninit,
             TokenError::Unpaired => Response::ContainerStartTokenUnpaired,
             TokenError::Unusable { .. } => Response::ContainerStartUnlockFailed,
+            TokenError::KeyLost { .. } => Response::ContainerCtrlEinternal,
             TokenError::BadNewPin(_)
             | TokenError::BadCertificate(_)
             | TokenError::BadSignature
@@ -173,6 +176,7 @@ fn stop_code(error: &ContainerError) -> Response {
             TokenError::Unpaired => Response::ContainerStartTokenUnpaired,
             TokenError::Unusable { .. } => Response::ContainerStopUnlockFailed,
             TokenError::BadNewPin(_)
+            | TokenError::KeyLost { .. }
             | TokenError::BadCertificate(_)
             | TokenError::BadSignature
             | TokenError::BadRoot { .. } => Response::ContainerCtrlEinternal,
@@ -183,6 +187,7 @@ fn stop_code(error: &ContainerError) -> Response {
             Response::CmdFailed
         }
         ContainerError::Zombie(_)
+        | ContainerError::Damaged { .. }
         | ContainerError::AlreadyRunning(_)
         | ContainerError::BadConfig(_)
         | ContainerError::GuestOs(_)
@@ -310,6 +315,10 @@ mod tests {
             TokenError::Uninitialised,
             TokenError::Unpaired,
             TokenError::BadNewPin("x"),
+            TokenError::KeyLost {
+                path: text(),
+                reason: text(),
+            },
             TokenError::Unusable {
                 path: text(),
                 reason: text(),
@@ -332,6 +341,7 @@ mod tests {
             ContainerError::AlreadyRunning(id),
             ContainerError::NotRunning(id),
             ContainerError::Zombie(id),
+            ContainerError::Damaged { id, reason: text() },
             ContainerError::Protected,
         ];
         all.extend(tokens().into_iter().map(ContainerError::Token));
@@ -399,12 +409,14 @@ mod tests {
                 "CONTAINER_START_EEXIST",
                 internal,
                 "CONTAINER_CTRL_EINTERNAL",
+                "CONTAINER_CTRL_EINTERNAL",
                 "CMD_UNSUPPORTED",
                 "CONTAINER_START_PASSWD_WRONG",
                 "CONTAINER_LOCKED_TILL_REBOOT",
                 "CONTAINER_START_TOKEN_UNINIT",
                 "CONTAINER_START_TOKEN_UNPAIRED",
                 internal,
+                "CONTAINER_CTRL_EINTERNAL",
                 "CONTAINER_START_UNLOCK_FAILED",
                 internal,
                 internal,
@@ -437,11 +449,13 @@ mod tests {
                 internal,
                 "CONTAINER_STOP_FAILED_NOT_RUNNING",
                 internal,
+                internal,
                 "CMD_UNSUPPORTED",
                 "CONTAINER_STOP_PASSWD_WRONG",
                 "CONTAINER_LOCKED_TILL_REBOOT",
                 "CONTAINER_START_TOKEN_UNINIT",
                 "CONTAINER_START_TOKEN_UNPAIRED",
+                internal,
                 internal,
                 "CONTAINER_STOP_UNLOCK_FAILED",
                 internal,

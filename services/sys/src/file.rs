@@ -88,6 +88,32 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
+/// Destroys a file: its bytes are overwritten on the disk before its name goes. That it is not there is
+/// fine. What a disk that moves blocks about keeps of it is beyond anybody's reach from here; therefore
+/// nothing is ever stored in plain that this is meant to protect.
+///
+/// # Errors
+/// What the kernel said; the file may still be there.
+pub fn shred(path: &Path) -> Result<()> {
+    let shown = || path.display();
+    let mut file = match open_with(path, OpenOptions::new().read(true).write(true)) {
+        Err(error) if error.is_absence() => return Ok(()),
+        other => other?,
+    };
+    let length = file.metadata().context("inspect", shown())?.len();
+    std::io::copy(&mut std::io::repeat(0).take(length), &mut file).context("overwrite", shown())?;
+    file.sync_all().context("sync", shown())?;
+    // Tells the disk that it may forget the blocks as well; not every file system can.
+    let _ = rustix::fs::fallocate(
+        &file,
+        rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE,
+        0,
+        length,
+    );
+    crate::atomic::remove(path)?;
+    path.parent().map_or(Ok(()), crate::atomic::sync_dir)
+}
+
 impl Error {
     /// Whether the disk is full or takes no changes: nothing that the caller did wrong.
     pub fn is_disk_trouble(&self) -> bool {
@@ -112,6 +138,18 @@ mod tests {
     use rustix::fs::{CWD, Mode, mkfifoat};
 
     use super::*;
+
+    #[test]
+    fn a_destroyed_file_is_overwritten_under_every_name_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("key"), dir.path().join("other"));
+        fs::write(&path, "secret").unwrap();
+        fs::hard_link(&path, &other).unwrap();
+        shred(&path).unwrap();
+        assert!(!path.exists());
+        assert_eq!(fs::read(&other).unwrap(), [0; 6]);
+        shred(&path).unwrap();
+    }
 
     #[test]
     fn only_regular_files_are_read_and_nothing_waits() {

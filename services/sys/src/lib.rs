@@ -20,6 +20,7 @@ pub mod path;
 pub mod pidfd;
 pub mod plan;
 pub mod proc;
+pub mod random;
 #[cfg(feature = "async")]
 pub mod ready;
 pub mod signal;

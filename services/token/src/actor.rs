@@ -1,13 +1,11 @@
 //! The token actor: self-provisioning, PINs and signatures, none of which blocks the bus.
 
-use std::path::{Path, PathBuf};
-
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
-    api::token::{ChangePin, Forget, TokenError, Unlock, VerifySignature},
+    api::token::{ChangePin, DestroyKey, Forget, ReleaseKey, TokenError, Unlock, VerifySignature},
     blocking::Pool,
     error::BusError,
-    secret::Pin,
+    secret::{Key, Pin},
     supervisor::Watch,
 };
 use cml_wire::proto::ContainerTrust;
@@ -15,24 +13,22 @@ use tokio::sync::watch;
 
 use crate::{
     signature::Roots,
-    softtoken::{self, FIRST_PIN},
-    tokens::{DEVICE, Tokens},
+    softtoken::{FIRST_PIN, Softtoken},
+    tokens::{Places, Tokens},
 };
 
 /// What the service needs to know of the device.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The token directory.
-    pub dir: PathBuf,
+    /// Where tokens and keys lie, and how they are made.
+    pub places: Places,
     /// Refuse certificates outside their validity.
     pub enforce_validity: bool,
-    /// A container does not start before it has a token of its own.
-    pub require_pairing: bool,
 }
 
 impl Settings {
     fn tokens(&self) -> Tokens {
-        Tokens::new(self.dir.clone(), self.require_pairing)
+        Tokens::new(&self.places)
     }
 }
 
@@ -81,12 +77,12 @@ impl Actor for Token {
         if let DeviceToken::Ready = &*self.device_token.borrow() {
             return;
         }
-        let path = self.settings.tokens().device();
+        let token = self.settings.tokens().device();
         let outcome = self.device_token.clone();
         // Its own pool, so that a PIN of a container's own token need not wait for the new key.
         let pool = Pool::new("token provisioning", 1);
         let provision = async move {
-            let made = pool.run(move || provision(&path)).await;
+            let made = pool.run(move || provision(&token)).await;
             let made = made.map_err(|died| BusError::from(died).into());
             outcome.send_replace(match made.and_then(|made| made) {
                 Ok(()) => DeviceToken::Ready,
@@ -112,20 +108,20 @@ fn wake_openssl() {
     }
 }
 
-fn provision(path: &Path) -> Result<(), TokenError> {
-    tracing::info!(path = %path.display(), "making the softtoken of the device");
-    softtoken::create(path, DEVICE, &Pin::new(FIRST_PIN.to_owned()))?;
-    tracing::info!(path = %path.display(), "the softtoken of the device is ready");
+fn provision(token: &Softtoken) -> Result<(), TokenError> {
+    tracing::info!(path = %token.path().display(), "making the softtoken of the device");
+    token.create(&Pin::new(FIRST_PIN.to_owned()))?;
+    tracing::info!(path = %token.path().display(), "the softtoken of the device is ready");
     Ok(())
 }
 
 impl Token {
     /// Runs a job on the tokens, one at a time. `on_device` says whether it needs the token of the device.
-    fn derive(
+    fn derive<T: Send + 'static>(
         &self,
         on_device: impl FnOnce(&Tokens) -> bool + Send + 'static,
-        job: impl FnOnce(&Tokens) -> Result<(), TokenError> + Send + 'static,
-    ) -> ResponseFuture<Result<(), TokenError>> {
+        job: impl FnOnce(&Tokens) -> Result<T, TokenError> + Send + 'static,
+    ) -> ResponseFuture<Result<T, TokenError>> {
         let tokens = self.settings.tokens();
         let device_token = self.device_token.clone();
         let pool = self.derivation.clone();
@@ -163,6 +159,33 @@ impl Handler<Unlock> for Token {
     }
 }
 
+impl Handler<ReleaseKey> for Token {
+    type Result = ResponseFuture<Result<Key, TokenError>>;
+
+    fn handle(&mut self, request: ReleaseKey, _: &mut Context<Self>) -> Self::Result {
+        let ReleaseKey {
+            container,
+            pin,
+            create,
+        } = request;
+        self.derive(
+            move |tokens| !tokens.has_own(container),
+            move |tokens| tokens.release(container, &pin, create),
+        )
+    }
+}
+
+impl Handler<DestroyKey> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: DestroyKey, _: &mut Context<Self>) -> Self::Result {
+        self.derive(
+            |_| false,
+            move |tokens| tokens.destroy_key(request.container),
+        )
+    }
+}
+
 impl Handler<ChangePin> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
@@ -195,7 +218,7 @@ impl Handler<VerifySignature> for Token {
 
     fn handle(&mut self, request: VerifySignature, _: &mut Context<Self>) -> Self::Result {
         let roots = Roots {
-            dir: self.settings.dir.clone(),
+            dir: self.settings.places.tokens.clone(),
             enforce_validity: self.settings.enforce_validity,
         };
         let pool = self.signatures.clone();

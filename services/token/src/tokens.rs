@@ -1,42 +1,63 @@
-//! The softtokens of a device: its own, and those that containers have of their own (design.md section 1).
+//! Whose token counts: that of the device, or the one that a container has of its own (design.md section 1).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use cml_bus::{api::token::TokenError, id::ContainerId, secret::Pin};
-use cml_sys::atomic;
+use cml_bus::{
+    api::token::TokenError,
+    id::ContainerId,
+    secret::{Key, Pin},
+};
 
 use crate::{
-    softtoken::{self, FIRST_PIN, unusable},
+    keyring::Keyring,
+    keys::Keys,
+    softtoken::{FIRST_PIN, Format, Softtoken},
     tries::Tries,
 };
 
 /// The name in the device's token.
-pub const DEVICE: &str = "device";
+const DEVICE: &str = "device";
 
-/// The token directory.
+/// Where tokens and keys lie, and how they are made.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The directory of tokens.
+    pub tokens: PathBuf,
+    /// The directory of wrapped keys.
+    pub keys: PathBuf,
+    /// How new tokens are stored.
+    pub format: Format,
+    /// A container does not start with the token of the device.
+    pub require_pairing: bool,
+}
+
+/// The tokens and keys of a device.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     dir: PathBuf,
-    /// A container does not start with the token of the device.
+    keys: Keys,
+    format: Format,
     require_pairing: bool,
 }
 
 impl Tokens {
-    /// The tokens in this directory.
-    pub fn new(dir: PathBuf, require_pairing: bool) -> Self {
+    /// The tokens and keys in these places.
+    pub fn new(places: &Places) -> Self {
         Self {
-            dir,
-            require_pairing,
+            dir: places.tokens.clone(),
+            keys: Keys::new(&places.keys),
+            format: places.format,
+            require_pairing: places.require_pairing,
         }
     }
 
     /// The token of the device.
-    pub fn device(&self) -> PathBuf {
-        self.dir.join("device.p12")
+    pub fn device(&self) -> Softtoken {
+        Softtoken::new(&self.dir, DEVICE, self.format)
     }
 
-    fn own(&self, container: ContainerId) -> PathBuf {
-        self.dir.join(format!("{container}.p12"))
+    fn own(&self, container: ContainerId) -> Softtoken {
+        Softtoken::new(&self.dir, &container.to_string(), self.format)
     }
 
     /// Whether the container has a token of its own.
@@ -49,8 +70,36 @@ impl Tokens {
     /// # Errors
     /// The PIN is wrong, the token locked, damaged or missing.
     pub fn check(&self, container: ContainerId, pin: &Pin) -> Result<(), TokenError> {
-        let path = match self.has_own(container) {
-            true => self.own(container),
+        self.open(container, pin).map(drop)
+    }
+
+    /// The key under which the volumes of a container are encrypted; a new one if there is none and `create`
+    /// says that nothing is lost by that.
+    ///
+    /// # Errors
+    /// As [`Tokens::check`]; `KeyLost` if the key is missing or damaged.
+    pub fn release(
+        &self,
+        container: ContainerId,
+        pin: &Pin,
+        create: bool,
+    ) -> Result<Key, TokenError> {
+        let ring = self.open(container, pin)?;
+        Ok(Key::new(self.keys.release(container, &ring, create)?))
+    }
+
+    /// Destroys the key of a container.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn destroy_key(&self, container: ContainerId) -> Result<(), TokenError> {
+        self.keys.destroy(container)
+    }
+
+    fn open(&self, container: ContainerId, pin: &Pin) -> Result<Keyring, TokenError> {
+        let own = self.own(container);
+        let token = match own.exists() {
+            true => own,
             false if self.require_pairing => return Err(TokenError::Unpaired),
             false => self.device(),
         };
@@ -58,7 +107,7 @@ impl Tokens {
             // No token has it, so it is no guess either.
             return Err(TokenError::WrongPin);
         }
-        Tries::of(&path)?.spend(|| softtoken::check(&path, pin))
+        tries(&token)?.spend(|| token.open(pin))
     }
 
     /// Gives the token of the device another PIN.
@@ -67,8 +116,8 @@ impl Tokens {
     /// As [`Tokens::check`]; the old PIN stays.
     pub fn change_device(&self, old: &Pin, new: &Pin) -> Result<(), TokenError> {
         is_good(new)?;
-        let path = self.device();
-        Tries::of(&path)?.spend(|| softtoken::change(&path, DEVICE, old, new))
+        let token = self.device();
+        tries(&token)?.spend(|| token.change(old, new))
     }
 
     /// Gives the container's own token another PIN. A container without one gets one, and the old PIN is then
@@ -83,32 +132,42 @@ impl Tokens {
         new: &Pin,
     ) -> Result<(), TokenError> {
         is_good(new)?;
-        let (path, name) = (self.own(container), container.to_string());
-        if path.exists() {
-            return Tries::of(&path)?.spend(|| softtoken::change(&path, &name, old, new));
+        let token = self.own(container);
+        if token.exists() {
+            return tries(&token)?.spend(|| token.change(old, new));
         }
-        if self.require_pairing {
+        // A key that the device's token has wrapped needs the PIN of that token, whatever the device says.
+        if self.require_pairing && !self.keys.exists(container) {
             // Counted as well, on the token that is about to be made.
-            Tries::of(&path)?.spend(|| match old.expose() {
+            tries(&token)?.spend(|| match old.expose() {
                 "" | FIRST_PIN => Ok(()),
                 _ => Err(TokenError::WrongPin),
             })?;
-        } else {
-            let device = self.device();
-            Tries::of(&device)?.spend(|| softtoken::check(&device, old))?;
+            return token.create(new);
         }
-        softtoken::create(&path, &name, new)
+        let device = self.device();
+        let from = tries(&device)?.spend(|| device.open(old))?;
+        let prepared = token.prepare(new)?;
+        self.keys.hand_over(container, &from, &prepared.keyring)?;
+        prepared.store()?;
+        self.keys.settle(container, &prepared.keyring)
     }
 
-    /// Deletes the container's own token.
+    /// Destroys the container's key and its own token.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn forget(&self, container: ContainerId) -> Result<(), TokenError> {
-        let path = self.own(container);
-        Tries::of(&path)?.clear()?;
-        atomic::remove(&path).map_err(|error| unusable(&path, error))
+        self.keys.destroy(container)?;
+        let token = self.own(container);
+        tries(&token)?.clear()?;
+        token.destroy()
     }
+}
+
+/// The counter of a token.
+fn tries(token: &Softtoken) -> Result<Tries, TokenError> {
+    Tries::of(Path::new(&token.path()))
 }
 
 /// An empty PIN protects nothing, and openssl's strings end at a NUL.
@@ -123,8 +182,6 @@ fn is_good(new: &Pin) -> Result<(), TokenError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::path::Path;
-
     use super::*;
 
     fn pin(text: &str) -> Pin {
@@ -132,8 +189,13 @@ mod tests {
     }
 
     fn tokens(dir: &Path, require_pairing: bool) -> Tokens {
-        let tokens = Tokens::new(dir.to_owned(), require_pairing);
-        softtoken::create(&tokens.device(), "device", &pin(FIRST_PIN)).unwrap();
+        let tokens = Tokens::new(&Places {
+            tokens: dir.to_owned(),
+            keys: dir.to_owned(),
+            format: Format::Hardened,
+            require_pairing,
+        });
+        tokens.device().create(&pin(FIRST_PIN)).unwrap();
         tokens
     }
 
@@ -221,5 +283,29 @@ mod tests {
             assert_eq!(tokens.check(a, &pin("")), Err(TokenError::WrongPin));
         }
         assert_eq!(tokens.check(a, &pin("trustme")), Ok(()));
+    }
+
+    #[test]
+    fn a_containers_key_survives_every_change_of_its_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = tokens(dir.path(), false);
+        let a = ContainerId::random();
+        let release = |text: &str| {
+            let key = tokens.release(a, &pin(text), false);
+            key.map(|key| key.expose().to_vec())
+        };
+        let key = tokens.release(a, &pin(FIRST_PIN), true).unwrap();
+        tokens
+            .change_device(&pin(FIRST_PIN), &pin("device"))
+            .unwrap();
+        assert_eq!(release("device").unwrap(), key.expose());
+        tokens.change_own(a, &pin("device"), &pin("own")).unwrap();
+        assert_eq!(release("own").unwrap(), key.expose());
+        tokens.change_own(a, &pin("own"), &pin("newer")).unwrap();
+        assert_eq!(release("newer").unwrap(), key.expose());
+        assert_eq!(release("device"), Err(TokenError::WrongPin));
+        tokens.forget(a).unwrap();
+        let lost = tokens.release(a, &pin("device"), false);
+        assert!(matches!(lost, Err(TokenError::KeyLost { .. })));
     }
 }

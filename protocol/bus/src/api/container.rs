@@ -195,6 +195,14 @@ pub enum ContainerError {
     /// The container's data or keys are damaged.
     #[error("container {0} is a zombie: its data or keys are damaged; wipe or remove it")]
     Zombie(ContainerId),
+    /// The container's data or keys turned out to be damaged; it is a zombie from now on.
+    #[error("container {id}: what it has stored cannot be read: {reason}; wipe or remove it")]
+    Damaged {
+        /// Which container.
+        id: ContainerId,
+        /// What is damaged.
+        reason: String,
+    },
     /// `core0` is managed by the device itself.
     #[error("this command is not available for core0")]
     Protected,

@@ -2,7 +2,11 @@
 
 use cml_wire::proto::ContainerTrust;
 
-use crate::{error::BusError, id::ContainerId, secret::Pin};
+use crate::{
+    error::BusError,
+    id::ContainerId,
+    secret::{Key, Pin},
+};
 
 /// Checks the PIN of the token that protects this container (the device's softtoken unless the
 /// container has one of its own). The PIN is verified every time (design.md section 1).
@@ -12,6 +16,25 @@ pub struct Unlock {
     pub container: ContainerId,
     /// What the operator typed.
     pub pin: Pin,
+}
+
+/// Checks the PIN like [`Unlock`], and hands out the key under which the container's volumes are encrypted.
+#[derive(Debug)]
+pub struct ReleaseKey {
+    /// The container that is to be started.
+    pub container: ContainerId,
+    /// What the operator typed.
+    pub pin: Pin,
+    /// Make a key if there is none. Only for a container that has nothing on disk yet: the volumes of one
+    /// whose key is gone can never be read again, and a new key must not hide that.
+    pub create: bool,
+}
+
+/// Destroys the key of a container: what its volumes hold is gone for good. Its token stays.
+#[derive(Debug)]
+pub struct DestroyKey {
+    /// Whose key.
+    pub container: ContainerId,
 }
 
 /// Gives a token another PIN: that of the device, or the container's own, which is made if there is none.
@@ -25,7 +48,7 @@ pub struct ChangePin {
     pub new: Pin,
 }
 
-/// Deletes the token that a container has of its own; it is about to be gone.
+/// Destroys the key of a container and the token that it has of its own; it is about to be gone.
 #[derive(Debug)]
 pub struct Forget {
     /// Whose token.
@@ -69,6 +92,14 @@ pub enum TokenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The key of a container's volumes is missing or damaged: they can never be read again.
+    #[error("key `{path}`: {reason}")]
+    KeyLost {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The signer's certificate does not lead to a trusted root.
     #[error("the certificate is not trusted: {0}; register its root with `control ca_register`")]
     BadCertificate(String),
@@ -89,6 +120,8 @@ pub enum TokenError {
 }
 
 crate::request!(Unlock => (), TokenError, "token.unlock", 30 s);
+crate::request!(ReleaseKey => Key, TokenError, "token.release_key", 30 s);
+crate::request!(DestroyKey => (), TokenError, "token.destroy_key", 20 s);
 // A new token needs a new key, which takes seconds.
 crate::request!(ChangePin => (), TokenError, "token.change_pin", 120 s);
 crate::request!(Forget => (), TokenError, "token.forget", 20 s);
@@ -99,9 +132,13 @@ crate::service_port! {
     TokenPort {
         /// Check a PIN.
         unlock: Unlock,
+        /// Check a PIN and hand out the container's key.
+        release_key: ReleaseKey,
+        /// Destroy a container's key.
+        destroy_key: DestroyKey,
         /// Change a PIN.
         change_pin: ChangePin,
-        /// Delete a container's own token.
+        /// Destroy a container's key and own token.
         forget: Forget,
         /// Check a signature; `SIGNED` or `LOCALLY_SIGNED` comes back.
         verify_signature: VerifySignature,

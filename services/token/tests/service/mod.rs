@@ -8,14 +8,18 @@ use cml_bus::{
     event::Events,
     supervisor::{Throttle, supervise},
 };
-use cml_token::{Settings, Token};
+use cml_token::{Places, Settings, Token, softtoken::Format};
 
 /// Runs the test against a service on this token directory.
 pub fn with_service(dir: &Path, test: impl AsyncFnOnce(TokenPort)) {
     let settings = Settings {
-        dir: dir.to_owned(),
+        places: Places {
+            tokens: dir.to_owned(),
+            keys: dir.to_owned(),
+            format: Format::Hardened,
+            require_pairing: false,
+        },
         enforce_validity: true,
-        require_pairing: false,
     };
     System::new().block_on(async move {
         let port = TokenPort::default();

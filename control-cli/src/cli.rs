@@ -145,6 +145,15 @@ pub enum Command {
     },
     /// Delete a container completely: configuration, data, keys
     Remove(Target),
+    /// Delete what a container has stored, and its key; its configuration and its PIN stay
+    Wipe(Target),
+    /// Wipe all containers of the device
+    #[command(name = "wipe_device", visible_alias = "wipe-device")]
+    WipeDevice {
+        /// Do not ask, on a terminal
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// Start a container; asks for its PIN unless it needs none
     #[command(after_help = START_HELP)]
     Start {

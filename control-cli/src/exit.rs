@@ -44,6 +44,9 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// The operator did not confirm.
+    #[error("nothing was done")]
+    Declined,
     /// Standard output.
     #[error("cannot write the result: {0}")]
     Output(#[source] io::Error),
@@ -61,6 +64,7 @@ impl CliError {
             Self::Resolve(_)
             | Self::Pin(_)
             | Self::Tty(_)
+            | Self::Declined
             | Self::File { .. }
             | Self::Output(_) => REFUSED,
         }

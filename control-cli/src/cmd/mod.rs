@@ -107,6 +107,16 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
                 done: "removed",
             },
         ),
+        Command::Wipe(target) => containers::simple(
+            &context,
+            &target.container,
+            wire::Command::ContainerWipe,
+            Words {
+                action: "wipe",
+                done: "wiped",
+            },
+        ),
+        Command::WipeDevice { yes } => device::wipe(&context, yes),
         Command::Start {
             container,
             key,

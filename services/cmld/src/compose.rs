@@ -24,7 +24,7 @@ use cml_container::{Env, Manager};
 use cml_gateway::{Gateway, Mode};
 use cml_guestos::GuestOs;
 use cml_token::{Token, softtoken::Format};
-use cml_wire::proto::device_config::SoftTokenFormat;
+use cml_wire::proto::device_config::{SoftTokenFormat, StorageFallback};
 use tokio::sync::mpsc;
 
 use crate::device::Device;
@@ -130,7 +130,7 @@ pub fn compose(
 
     let settings = cml_guestos::Settings {
         store: places.base.join("operatingsystems"),
-        mounts: places.mounts,
+        mounts: places.mounts.join("images"),
         accept_locally_signed: device.config.locally_signed_images(),
     };
     let (port, token) = (ports.guestos.clone(), handed.guestos_token);
@@ -144,6 +144,11 @@ pub fn compose(
         init: places.init,
         signed_configs: device.config.signed_configs(),
         host_dns: device.config.host_dns().to_owned(),
+        mounts: places.mounts.join("volumes"),
+        volumes: cml_container::Policy {
+            allow_fscrypt: device.config.storage_fallback() == StorageFallback::Fscrypt,
+            reserve: device.config.free_space_reserve(),
+        },
     };
     let env = Env::open(
         settings,

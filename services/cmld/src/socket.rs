@@ -102,7 +102,7 @@ impl RunDir {
     /// # Errors
     /// It cannot be emptied or made.
     pub fn mounts(&self) -> Result<PathBuf, RunError> {
-        let path = self.private.join("images");
+        let path = self.private.join("mounts");
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io("empty", &path)(error));

@@ -15,7 +15,7 @@ use cml_bus::{
     error::BusError,
     event::Event as BusEvent,
     id::ContainerId,
-    secret::Pin,
+    secret::{Key, Pin},
     supervisor::Watch,
 };
 use cml_sys::{cgroup::Group, proc};
@@ -27,10 +27,11 @@ use crate::{
     env::Env,
     fsm::{self, Effect, Event, Refusal, State},
     guest_service::{Answers, GuestService},
-    launch::{self, Live},
+    launch::{self, Access, Live},
     one::Reconfigure,
-    unlock::unlock,
+    unlock::{authorise, unlock},
     view::View,
+    volumes::OpenVolumes,
 };
 
 /// How long a guest may boot before it is killed (runtime.md 0.5).
@@ -47,6 +48,12 @@ pub struct One {
     id: ContainerId,
     view: watch::Sender<View>,
     live: Option<Live>,
+    /// What opens the volumes at the launch that is about to begin.
+    key: Option<Key>,
+    /// The volumes of a guest that reboots.
+    kept: OpenVolumes,
+    /// What it has stored is being deleted.
+    wiping: bool,
     service: Option<GuestService>,
     /// Who waits for the launch.
     starters: Vec<Answer>,
@@ -80,6 +87,9 @@ impl One {
             id,
             view,
             live: None,
+            key: None,
+            kept: OpenVolumes::default(),
+            wiping: false,
             service: None,
             starters: Vec::new(),
             freezers: Vec::new(),
@@ -116,7 +126,7 @@ impl One {
             && let Some(pause) = self.pausing.take()
         {
             context.cancel_future(pause);
-            self.report(Event::CleanedUp, context);
+            self.clean_up(context);
         }
         Ok(())
     }
@@ -159,7 +169,7 @@ impl One {
 
     fn perform(&mut self, effect: Effect, context: &mut Context<Self>) {
         match effect {
-            Effect::Launch { .. } => self.launch(context),
+            Effect::Launch { setup } => self.launch(setup, context),
             Effect::AwaitBoot => self.await_boot(context),
             Effect::AskToStop => self.ask_to_stop(context),
             Effect::Kill => self.kill(context),
@@ -174,19 +184,28 @@ impl One {
         if let Some(next) = self.next.take() {
             self.view.send_modify(|view| {
                 view.config = next.config;
-                view.trust = next.trust;
+                view.guest = next.guest;
             });
         }
     }
 
-    fn launch(&mut self, context: &mut Context<Self>) {
+    fn launch(&mut self, setup: bool, context: &mut Context<Self>) {
         let (env, id, config) = (self.env.clone(), self.id, self.config());
-        let launch = async move { launch::launch(&env, id, &config).await };
+        let access = Access {
+            setup,
+            key: self.key.take(),
+            kept: std::mem::take(&mut self.kept),
+        };
+        let launch = async move { launch::launch(&env, id, &config, access).await };
         context.spawn(launch.into_actor(self).map(|outcome, one, context| {
             let answer = outcome.map(|live| one.launched(live, context));
             if let Err(error) = &answer {
                 tracing::warn!(container = %one.id, %error, "launch failed");
-                one.report(Event::LaunchFailed, context);
+                let event = match error {
+                    ContainerError::Damaged { .. } => Event::DataDamaged,
+                    _ => Event::LaunchFailed,
+                };
+                one.report(event, context);
             }
             for starter in one.starters.drain(..) {
                 let _ = starter.send(answer.clone());
@@ -196,7 +215,7 @@ impl One {
 
     fn launched(&mut self, live: Live, context: &mut Context<Self>) {
         self.view
-            .send_modify(|view| view.trust = Some(live.running.trust()));
+            .send_modify(|view| view.guest = Some(live.running.guest()));
         self.hold(live, context);
         self.report(Event::Launched, context);
     }
@@ -340,19 +359,32 @@ impl One {
             context.cancel_future(asking);
         }
         let live = self.live.take();
+        let kept = std::mem::take(&mut self.kept);
+        let reboots = self.state() == State::Rebooting;
         let lived = live.as_ref().map_or(0, |live| {
             proc::boottime().saturating_sub(live.running.started)
         });
         let (env, id) = (self.env.clone(), self.id);
         let clean_up = async move {
-            if let Some(live) = live {
-                let clean = move |env: &Env| launch::clean_up(env, id, live);
-                if let Err(error) = env.in_turn(id, &env.groups, clean).await {
-                    tracing::error!(container = %id, %error, "cleaning up broke off");
+            let clean = move |env: &Env| match live {
+                Some(live) => launch::clean_up(env, id, live, reboots),
+                None => {
+                    launch::give_up(env, id, kept);
+                    OpenVolumes::default()
                 }
-            }
+            };
+            let cleaned = env.in_turn(id, &env.groups, clean).await;
+            cleaned.unwrap_or_else(|error| {
+                tracing::error!(container = %id, %error, "cleaning up broke off");
+                OpenVolumes::default()
+            })
         };
-        context.spawn(clean_up.into_actor(self).map(move |(), one, context| {
+        context.spawn(clean_up.into_actor(self).map(move |kept, one, context| {
+            one.kept = kept;
+            // It was asked to stop while it was being cleaned up for its reboot.
+            if one.state() == State::ShuttingDown && !one.kept.is_empty() {
+                return one.clean_up(context);
+            }
             // The state stays REBOOTING during the pause, so that a stop still reaches it.
             let pause = match one.state() {
                 State::Rebooting => one.brake.pause(lived),
@@ -388,20 +420,35 @@ impl One {
     }
 
     /// Asks the container's token, without holding up anything else.
-    fn unlock(&self, pin: Option<Pin>) -> impl Future<Output = Result<(), ContainerError>> + use<> {
+    fn authorise(
+        &self,
+        pin: Option<Pin>,
+    ) -> impl Future<Output = Result<(), ContainerError>> + use<> {
         let (env, id, config) = (self.env.clone(), self.id, self.config());
-        async move { unlock(&env, id, &config, pin).await }
+        async move { authorise(&env, id, &config, pin).await }
     }
 
-    /// A device that shuts down starts nothing any more.
+    /// As [`One::authorise`], for a start.
+    fn unlock(
+        &self,
+        setup: bool,
+        pin: Option<Pin>,
+    ) -> impl Future<Output = Result<Option<Key>, ContainerError>> + use<> {
+        let (env, id, config) = (self.env.clone(), self.id, self.config());
+        async move { unlock(&env, id, &config, setup, pin).await }
+    }
+
+    /// A device that shuts down starts nothing any more, and nothing starts while it is being wiped.
     fn is_open(&self) -> Result<(), ContainerError> {
-        match self.env.is_closing() {
-            false => Ok(()),
-            true => Err(ContainerError::Launch {
-                id: self.id,
-                reason: "cmld is shutting down".into(),
-            }),
-        }
+        let reason = match (self.env.is_closing(), self.wiping) {
+            (true, _) => "cmld is shutting down",
+            (_, true) => "it is being wiped",
+            _ => return Ok(()),
+        };
+        Err(ContainerError::Launch {
+            id: self.id,
+            reason: reason.into(),
+        })
     }
 
     /// Waits for the end of a launch that is under way: it cannot be interrupted, but what comes of it can be
@@ -441,6 +488,38 @@ impl One {
         }
     }
 
+    /// Deletes what the container has stored; nothing of it runs.
+    fn wipe(
+        &mut self,
+        context: &mut Context<Self>,
+    ) -> impl Future<Output = Result<(), ContainerError>> + use<> {
+        let (answer, answered) = oneshot::channel();
+        let (env, id) = (self.env.clone(), self.id);
+        self.wiping = true;
+        let wipe = async move { env.wipe(id).await };
+        context.spawn(wipe.into_actor(self).map(|wiped, one, context| {
+            one.wiping = false;
+            match &wiped {
+                Ok(()) if one.state() == State::Zombie => one.report(Event::Wiped, context),
+                Ok(()) => {}
+                Err(error) => tracing::error!(container = %one.id, %error, "not wiped"),
+            }
+            let _ = answer.send(wiped);
+        }));
+        async move {
+            let lost = ContainerError::Bus(BusError::ServerDeath("container.one"));
+            answered.await.unwrap_or(Err(lost))
+        }
+    }
+
+    /// A wipe that a daemon before this one has begun is finished before anything else happens.
+    fn finish_wipe(&mut self, context: &mut Context<Self>) {
+        if self.state().is_at_rest() && self.env.store.is_wiping(self.id) {
+            tracing::warn!(container = %self.id, "finishing an interrupted wipe");
+            drop(self.wipe(context));
+        }
+    }
+
     fn adopted(&mut self, live: Live, context: &mut Context<Self>) {
         // What a dead daemon was about to do to the container is done again or taken back.
         let (state, event) = match live.running.state {
@@ -450,17 +529,17 @@ impl One {
             state @ (State::Running | State::Setup | State::Frozen { .. }) => (state, None),
             _ => (State::Running, None),
         };
-        let trust = live.running.trust();
+        let guest = live.running.guest();
         // What lies on disk may be an update that it has not taken yet.
         let running_with = text::parse(live.running.config.as_bytes()).ok();
         self.view.send_modify(|view| {
             if let Some(config) = running_with.filter(|config| *config != *view.config) {
                 self.next = Some(Reconfigure {
                     config: std::mem::replace(&mut view.config, Arc::new(config)),
-                    trust: view.trust,
+                    guest: view.guest,
                 });
             }
-            view.trust = Some(trust);
+            view.guest = Some(guest);
             view.state = state;
         });
         tracing::info!(container = %self.id, ?state, pid = live.running.pid, "running container adopted");
@@ -489,6 +568,7 @@ impl Actor for One {
                 Some(live) => one.adopted(live, context),
                 None => one.view.send_modify(fresh),
             }
+            one.finish_wipe(context);
             one.view.send_modify(|view| view.known = true);
         });
         // Nothing is answered before it is known whether the container runs. The job asks no actor.

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     fsm::State,
-    one::{Halt, Kill, OnePort, Retire},
+    one::{Halt, Kill, OnePort, Retire, WipeAtRest},
     view::View,
 };
 
@@ -51,6 +51,18 @@ impl Entry {
 
     /// Ends whatever runs of the container, and its actor.
     pub async fn end(&self) -> Result<(), ContainerError> {
+        self.kill().await?;
+        self.retire().await
+    }
+
+    /// Deletes what the container has stored, after ending whatever runs of it.
+    pub async fn wipe(&self) -> Result<(), ContainerError> {
+        self.kill().await?;
+        self.port.wipe.call(WipeAtRest).await
+    }
+
+    /// Ends whatever runs of the container.
+    async fn kill(&self) -> Result<(), ContainerError> {
         let limit = Instant::now() + REMOVE_LIMIT;
         self.launched_or_not(limit).await;
         if !self.view.borrow().state.is_at_rest() {
@@ -60,7 +72,7 @@ impl Entry {
             }
             self.wait_for(State::is_at_rest, limit).await;
         }
-        self.retire().await
+        Ok(())
     }
 
     /// Ends the actor of a container that does not run.

@@ -24,7 +24,12 @@ use cml_bus::{
 use cml_sys::{cgroup::Hierarchies, file, host};
 use cml_wire::proto::ContainerConfig;
 
-use crate::{ids::Slots, record::Records, store::Store};
+use crate::{
+    ids::Slots,
+    record::Records,
+    store::Store,
+    volumes::{Policy, Volumes},
+};
 
 /// What the service needs to know of the device.
 #[derive(Debug, Clone)]
@@ -39,6 +44,10 @@ pub struct Settings {
     pub signed_configs: bool,
     /// Name server for guests whose configuration names none.
     pub host_dns: String,
+    /// An empty directory of ours for mounts of volumes.
+    pub mounts: PathBuf,
+    /// How volumes may be stored.
+    pub volumes: Policy,
 }
 
 /// What the actors of the service share.
@@ -59,6 +68,7 @@ pub struct Env {
     pub(crate) program: OwnedFd,
     pub(crate) slots: Slots,
     pub(crate) store: Store,
+    pub(crate) volumes: Volumes,
     pub(crate) records: Records,
     turns: Turns,
     closing: AtomicBool,
@@ -85,6 +95,11 @@ impl Env {
         })?;
         let env = Self {
             store: Store::open(&settings.base)?,
+            volumes: Volumes::new(
+                settings.base.join("containers"),
+                settings.mounts.clone(),
+                settings.volumes,
+            ),
             records: Records::open(&settings.run.join("containers"))?,
             token,
             guestos,

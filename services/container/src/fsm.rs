@@ -55,7 +55,7 @@ pub enum Event {
     Launched,
     /// The launch failed and was undone.
     LaunchFailed,
-    /// The launch found damaged data and was undone.
+    /// The data or the key turned out to be damaged; a launch was undone.
     DataDamaged,
     /// The guest is up, by its own word or by rule.
     BootCompleted,
@@ -139,7 +139,8 @@ pub fn step(state: State, event: Event) -> Result<(State, Vec<Effect>), Refusal>
         (S::Starting { setup: false }, E::Launched) => and(S::Booting, &[Do::AwaitBoot]),
         (S::Starting { setup: true }, E::Launched) => go(S::Setup),
         (S::Starting { .. }, E::LaunchFailed) => go(S::Stopped),
-        (S::Starting { .. }, E::DataDamaged) => go(S::Zombie),
+        // A key that is lost is noticed before the launch begins.
+        (S::Stopped | S::Starting { .. }, E::DataDamaged) => go(S::Zombie),
 
         (S::Booting, E::BootCompleted) => go(S::Running),
         (S::Booting, E::BootOverdue) => and(S::ShuttingDown, &[Do::Kill]),

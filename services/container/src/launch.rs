@@ -10,9 +10,10 @@ use std::{
 use cml_bus::{
     api::{
         container::ContainerError,
-        guestos::{ImageLease, Resolve, Resolved},
+        guestos::{CopyImage, ImageLease, Resolve, Resolved},
     },
     id::ContainerId,
+    secret::Key,
 };
 use cml_sys::{
     exec, file,
@@ -25,6 +26,12 @@ use crate::{
     env::Env,
     plan::{self, Planned, SERVICE_SOCKET, TreeSource},
     record::{Facts, Found, Record, Running, Undo, unwind},
+    view::Guest,
+    volumes::{
+        OpenVolumes,
+        backend::{OpenVolume, VolumeError},
+        spec::{self, BadVolume, Content, Volume},
+    },
 };
 
 /// A container that runs, with all that the daemon holds of it.
@@ -38,6 +45,8 @@ pub struct Live {
     pub pidfd: Arc<OwnedFd>,
     /// Keep its images mounted for further containers.
     images: Vec<Arc<ImageLease>>,
+    /// Its volumes; they outlive the guest when it reboots, as nobody gives the PIN again then.
+    volumes: OpenVolumes,
     /// The listening service socket.
     pub service: Option<OwnedFd>,
 }
@@ -50,57 +59,169 @@ impl Live {
     }
 }
 
+/// What a launch gets besides the configuration.
+#[derive(Debug, Default)]
+pub struct Access {
+    /// Launch in setup mode.
+    pub setup: bool,
+    /// What opens the volumes.
+    pub key: Option<Key>,
+    /// Volumes that are still open, as the guest has only rebooted.
+    pub kept: OpenVolumes,
+}
+
+/// Why a launch failed.
+#[derive(Debug)]
+enum Failed {
+    /// What the container has stored is lost.
+    Damaged(String),
+    /// Anything else, with what failed while undoing.
+    Launch(String),
+}
+
+impl<T: ToString> From<T> for Failed {
+    fn from(error: T) -> Self {
+        Self::Launch(error.to_string())
+    }
+}
+
+fn volume_failed(error: VolumeError) -> Failed {
+    match error {
+        VolumeError::Damaged { .. } => Failed::Damaged(error.to_string()),
+        VolumeError::Failed { .. } => Failed::Launch(error.to_string()),
+    }
+}
+
+impl Failed {
+    fn of(self, id: ContainerId) -> ContainerError {
+        match self {
+            Self::Damaged(reason) => ContainerError::Damaged { id, reason },
+            Self::Launch(reason) => ContainerError::Launch { id, reason },
+        }
+    }
+
+    /// Adds what failed while undoing.
+    fn and(self, also: &str) -> Self {
+        let both = |reason| format!("{reason}; and while undoing it: {also}");
+        match self {
+            Self::Damaged(reason) => Self::Damaged(both(reason)),
+            Self::Launch(reason) => Self::Launch(both(reason)),
+        }
+    }
+}
+
 /// Launches a container up to the point where its init runs. A failure undoes everything.
 pub async fn launch(
     env: &Arc<Env>,
     id: ContainerId,
     config: &ContainerConfig,
+    access: Access,
 ) -> Result<Live, ContainerError> {
     let request = Resolve {
         name: config.guest_os.clone(),
         version: env.version_for(config),
-        setup: false,
+        setup: access.setup,
     };
     let resolved = env.guestos.resolve.call(request).await?;
+    let volumes = volumes_of(config, &resolved).map_err(|error| Failed::from(error).of(id))?;
+    copy_images(env, id, &resolved, &volumes).await?;
     let config = config.clone();
     env.in_turn(id, &env.storage, move |env| {
-        blocking_launch(env, id, &config, &resolved)
+        let container = Container {
+            id,
+            config: &config,
+            resolved: &resolved,
+            volumes: &volumes,
+        };
+        blocking_launch(env, &container, access)
     })
     .await?
 }
 
+/// What is launched.
+struct Container<'a> {
+    id: ContainerId,
+    config: &'a ContainerConfig,
+    resolved: &'a Resolved,
+    volumes: &'a [Volume],
+}
+
+fn volumes_of(config: &ContainerConfig, resolved: &Resolved) -> Result<Vec<Volume>, BadVolume> {
+    let mounts = resolved.mounts.iter().chain(&resolved.setup_mounts);
+    spec::volumes(mounts.map(|mount| &mount.mount), config)
+}
+
+/// Makes the copies of images that the container still needs.
+async fn copy_images(
+    env: &Arc<Env>,
+    id: ContainerId,
+    resolved: &Resolved,
+    volumes: &[Volume],
+) -> Result<(), ContainerError> {
+    let failed = move |error: VolumeError| volume_failed(error).of(id);
+    for volume in env.volumes.missing_copies(id, volumes) {
+        let Content::Copy { image, .. } = &volume.content else {
+            continue;
+        };
+        let (env, volume) = (env.clone(), volume.clone());
+        let begin = {
+            let volume = volume.clone();
+            let volumes = volumes.to_vec();
+            move |env: &Env| {
+                let room = env.volumes.check_room(id, &volumes);
+                room.map_err(|reason| Failed::Launch(reason).of(id))?;
+                env.volumes.begin_copy(id, &volume).map_err(failed)
+            }
+        };
+        let into = env.in_turn(id, &env.storage, begin).await??;
+        let copy = CopyImage {
+            config: resolved.installed.config.clone(),
+            image: image.clone(),
+            into: into.into(),
+        };
+        env.guestos.copy_image.call(copy).await?;
+        let finish = move |env: &Env| env.volumes.finish_copy(id, &volume).map_err(failed);
+        env.in_turn(id, &env.storage, finish).await??;
+    }
+    Ok(())
+}
+
 fn blocking_launch(
     env: &Env,
-    id: ContainerId,
-    config: &ContainerConfig,
-    resolved: &Resolved,
+    container: &Container<'_>,
+    access: Access,
 ) -> Result<Live, ContainerError> {
-    let failed = |reason: String| ContainerError::Launch { id, reason };
+    let Container {
+        id,
+        config,
+        resolved,
+        ..
+    } = *container;
     let slot = match config.userns() {
         true => Some(take_slot(env, id)?),
         false => None,
     };
-    let launched = plan::launch(
-        config,
-        &resolved.installed.config,
-        &resolved.mounts,
-        slot.map(|(_, range)| range),
-    )
-    .map_err(|error| error.to_string())
-    .and_then(|planned| {
-        let facts = Facts {
-            id_slot: slot.map(|(slot, _)| slot),
-            config: text::print_file(config),
-            own_network: config.netns(),
-            init_env: planned.launch.init.env.clone(),
-            trust: resolved.installed.trust,
-            group: env.hierarchies.group(&id.to_string()),
-        };
-        attempt_or_undo(env, id, &planned, facts)
-    });
-    launched.map_err(|reason| {
+    let range = slot.map(|(_, range)| range);
+    let launched = plan::launch(config, resolved, access.setup, range)
+        .map_err(Failed::from)
+        .and_then(|planned| {
+            let facts = Facts {
+                id_slot: slot.map(|(slot, _)| slot),
+                config: text::print_file(config),
+                own_network: config.netns(),
+                init_env: planned.launch.init.env.clone(),
+                guest: Guest {
+                    trust: resolved.installed.trust,
+                    cryptfs: env.volumes.mode(id, container.volumes),
+                },
+                group: env.hierarchies.group(&id.to_string()),
+                setup: access.setup,
+            };
+            attempt_or_undo(env, container, &planned, facts, access)
+        });
+    launched.map_err(|failed| {
         env.slots.give_back(id);
-        failed(reason)
+        failed.of(id)
     })
 }
 
@@ -121,51 +242,69 @@ fn take_slot(env: &Env, id: ContainerId) -> Result<(u32, cml_sys::idmap::IdRange
 
 fn attempt_or_undo(
     env: &Env,
-    id: ContainerId,
+    container: &Container<'_>,
     planned: &Planned,
     facts: Facts,
-) -> Result<Live, String> {
-    let undo = vec![Undo::Group(facts.group.clone())];
-    attempt(env, id, planned, undo.clone(), facts).map_err(|reason| match unwind(&undo) {
+    access: Access,
+) -> Result<Live, Failed> {
+    let id = container.id;
+    let traces = env.volumes.traces(id, container.volumes);
+    // The volumes are closed after the guest has ended.
+    let undo = vec![
+        Undo::Volumes(traces.map_err(volume_failed)?),
+        Undo::Group(facts.group.clone()),
+    ];
+    let attempted = attempt(env, container, planned, undo.clone(), facts, access);
+    attempted.map_err(|failed| match unwind(&undo) {
         Ok(()) => {
             env.records.remove(id);
-            reason
+            failed
         }
         // The record stays: the next daemon tries again.
-        Err(also) => format!("{reason}; and while undoing it: {also}"),
+        Err(also) => failed.and(&also),
     })
 }
 
 fn attempt(
     env: &Env,
-    id: ContainerId,
+    container: &Container<'_>,
     planned: &Planned,
     undo: Vec<Undo>,
     facts: Facts,
-) -> Result<Live, String> {
-    let text = |error: cml_sys::Error| error.to_string();
+    access: Access,
+) -> Result<Live, Failed> {
+    let id = container.id;
     let record = Record {
-        boot_id: proc::boot_id().map_err(text)?,
+        boot_id: proc::boot_id()?,
         undo,
         running: None,
     };
     env.records.write(id, &record)?;
-    let group = env.hierarchies.create(&id.to_string()).map_err(text)?;
+    let volumes = match access.kept.is_empty() {
+        false => access.kept,
+        true => {
+            let opened = env.volumes.open(id, container.volumes, access.key.as_ref());
+            opened.map_err(volume_failed)?
+        }
+    };
+    drop(access.key);
+    let group = env.hierarchies.create(&id.to_string())?;
     let opened = planned
         .trees
         .iter()
-        .map(|tree| open_tree(env, tree))
+        .map(|tree| open_tree(env, &volumes, tree))
         .collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = opened.iter().map(Opened::tree).collect();
-    let mut prepared =
-        host::prepare(&env.program, &planned.launch, &trees, &group).map_err(text)?;
-    prepared.go().map_err(text)?;
+    let mut prepared = host::prepare(&env.program, &planned.launch, &trees, &group)?;
+    prepared.go()?;
+    let images = opened.into_iter().filter_map(Opened::image).collect();
     let mut live = Live {
         running: Running::new(&prepared, facts),
         record,
         service: prepared.service.take(),
         pidfd: Arc::new(prepared.pidfd),
-        images: opened.into_iter().filter_map(Opened::image).collect(),
+        images,
+        volumes,
     };
     // A guest that the next daemon would not find must not run.
     live.note(env, id).inspect_err(|_| {
@@ -179,17 +318,23 @@ fn attempt(
 const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A tree whose source is open.
-enum Opened {
+enum Opened<'a> {
     Image(Arc<ImageLease>),
+    Volume(&'a OpenVolume),
     File { file: OwnedFd, read_only: bool },
 }
 
-impl Opened {
+impl Opened<'_> {
     fn tree(&self) -> Tree<'_> {
         match self {
             Self::Image(lease) => Tree {
                 source: lease.root.as_fd(),
                 read_only: true,
+                no_suid: false,
+            },
+            Self::Volume(volume) => Tree {
+                source: volume.tree.as_fd(),
+                read_only: volume.read_only,
                 no_suid: false,
             },
             // Two containers may share a file: neither gives the other a program that runs as its owner.
@@ -204,19 +349,40 @@ impl Opened {
     fn image(self) -> Option<Arc<ImageLease>> {
         match self {
             Self::Image(lease) => Some(lease),
-            Self::File { .. } => None,
+            Self::Volume(_) | Self::File { .. } => None,
         }
     }
 }
 
-fn open_tree(env: &Env, tree: &TreeSource) -> Result<Opened, String> {
+/// Where Debian and others have a static busybox.
+const TOOLBOXES: &[&str] = &["/bin/busybox", "/usr/bin/busybox"];
+
+fn open_tree<'a>(
+    env: &Env,
+    volumes: &'a OpenVolumes,
+    tree: &TreeSource,
+) -> Result<Opened<'a>, Failed> {
     match tree {
         TreeSource::Image(lease) => Ok(Opened::Image(lease.clone())),
+        TreeSource::Volume(name) => match volumes.get(name) {
+            Some(volume) => Ok(Opened::Volume(volume)),
+            None => Err(format!("volume `{name}` is not open").into()),
+        },
+        TreeSource::Toolbox => {
+            let found = TOOLBOXES.iter().find(|path| Path::new(path).exists());
+            let path = found.ok_or(
+                "setup mode needs a static busybox on the host, or `mounts_setup` in the guest OS",
+            )?;
+            Ok(Opened::File {
+                file: file::open(Path::new(path))?.into(),
+                read_only: true,
+            })
+        }
         TreeSource::File { name, read_only } => {
             // A missing one is made (runtime.md 3.2).
-            let file = file::touch(&env.shared_files().join(name), 0o644);
+            let file = file::touch(&env.shared_files().join(name), 0o644)?;
             Ok(Opened::File {
-                file: file.map_err(|error| error.to_string())?.into(),
+                file: file.into(),
                 read_only: *read_only,
             })
         }
@@ -267,19 +433,58 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
         running,
         pidfd: Arc::new(pidfd),
         images: Vec::new(),
+        volumes: OpenVolumes::default(),
         service,
     })
 }
 
 /// Takes a container down whose init has ended: everything that its launch did is undone. What cannot be
-/// undone keeps its record and its ids; the next launch or the next daemon tries again.
-pub fn clean_up(env: &Env, id: ContainerId, live: Live) {
-    match unwind(&live.record.undo) {
+/// undone keeps its record and its ids; the next launch or the next daemon tries again. Of a guest that
+/// reboots the volumes stay open and are returned.
+pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVolumes {
+    let Live {
+        mut record,
+        images,
+        volumes,
+        ..
+    } = live;
+    let keeps = reboots && !volumes.is_empty();
+    let (kept, undone) = match keeps {
+        true => {
+            let of_group = |undo: &Undo| matches!(undo, Undo::Group(_));
+            let undone: Vec<_> = record
+                .undo
+                .iter()
+                .filter(|undo| of_group(undo))
+                .cloned()
+                .collect();
+            (volumes, undone)
+        }
+        false => {
+            drop(volumes);
+            (OpenVolumes::default(), record.undo.clone())
+        }
+    };
+    match unwind(&undone) {
+        Ok(()) if keeps => {
+            record.running = None;
+            if let Err(error) = env.records.write(id, &record) {
+                tracing::error!(container = %id, error, "the record is out of date");
+            }
+        }
         Ok(()) => {
             env.records.remove(id);
             env.slots.give_back(id);
         }
         Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
     }
-    drop(live.images);
+    drop(images);
+    kept
+}
+
+/// Closes volumes that were kept for a reboot that does not happen.
+pub fn give_up(env: &Env, id: ContainerId, kept: OpenVolumes) {
+    drop(kept);
+    adopt(env, id);
+    env.slots.give_back(id);
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Manager`] is the service on the bus; behind it there is one actor per container (`actor`). What a
 //! container does next is decided by a pure state machine ([`fsm`]), how it is put together by a pure
-//! planner ([`plan`]); the rest of the crate carries out what these two say.
+//! planner ([`plan`]), what it stores is in `volumes`; the rest of the crate carries out what these two say.
 #![forbid(unsafe_code)]
 
 mod actor;
@@ -25,6 +25,8 @@ mod store;
 mod tests;
 mod unlock;
 mod view;
+mod volumes;
 
 pub use env::{Env, Settings};
 pub use manager::Manager;
+pub use volumes::Policy;

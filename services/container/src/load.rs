@@ -5,17 +5,19 @@ use std::sync::Arc;
 use cml_bus::{
     api::{
         container::{ContainerError, Create, Signature, UpdateConfig},
-        token::{Forget, VerifySignature},
+        token::{DestroyKey, Forget, VerifySignature},
     },
     error::BusError,
     id::ContainerId,
 };
 use cml_wire::{
-    proto::{ContainerConfig, ContainerTrust},
+    proto::{ContainerConfig, ContainerTrust, GuestOsConfig},
     text,
 };
 
-use crate::{check::check, env::Env, launch, one::Reconfigure, record::Found};
+use crate::{
+    check::check, env::Env, launch, one::Reconfigure, record::Found, view::Guest, volumes::spec,
+};
 
 /// A configuration that was read, verified and checked.
 #[derive(Debug)]
@@ -26,8 +28,8 @@ pub struct Loaded {
     pub config: Arc<ContainerConfig>,
     /// When it was created, in seconds of Unix time.
     pub created: u64,
-    /// Who vouches for its guest OS; `None` when that is not installed.
-    pub trust: Option<ContainerTrust>,
+    /// What its guest OS makes of it; `None` when that is not installed.
+    pub guest: Option<Guest>,
 }
 
 /// A configuration that was accepted, on its way to the store.
@@ -35,7 +37,7 @@ struct Prepared {
     bytes: Vec<u8>,
     signature: Option<Signature>,
     config: Arc<ContainerConfig>,
-    trust: Option<ContainerTrust>,
+    guest: Option<Guest>,
 }
 
 impl Env {
@@ -69,7 +71,7 @@ impl Env {
         let (config, created) = self.storage.run(read).await.ok().flatten()?;
         Some(Loaded {
             id,
-            trust: self.trust(&config).await,
+            guest: self.guest(id, &config).await,
             config: Arc::new(config),
             created,
         })
@@ -83,7 +85,7 @@ impl Env {
         let config = self.accept(&stored.config, stored.signature).await?;
         Ok(Loaded {
             id,
-            trust: self.trust(&config).await,
+            guest: self.guest(id, &config).await,
             config: Arc::new(config),
             created: stored.created,
         })
@@ -118,21 +120,31 @@ impl Env {
         Ok(config)
     }
 
-    /// Who vouches for the guest OS; `None` when it is not installed.
-    async fn trust(&self, config: &ContainerConfig) -> Option<ContainerTrust> {
-        let found = self.installed(config).await;
-        found.ok().map(|installed| installed.trust)
+    /// What the guest OS makes of the container; `None` when it is not installed.
+    async fn guest(self: &Arc<Self>, id: ContainerId, config: &ContainerConfig) -> Option<Guest> {
+        let installed = self.installed(config).await.ok()?;
+        let mounts = &installed.config.mounts;
+        // Of volumes that cannot be a start will speak.
+        let volumes = spec::volumes(mounts.iter(), config).unwrap_or_default();
+        let env = self.clone();
+        let mode = move || env.volumes.mode(id, &volumes);
+        Some(Guest {
+            trust: installed.trust,
+            cryptfs: self.storage.run(mode).await.ok()?,
+        })
     }
 
     /// A configuration as it will be stored, with the guest OS that it gets. The version of the guest OS is
     /// written down where nobody signed for the bytes (protocol.md 6.4).
     async fn prepared(
-        &self,
+        self: &Arc<Self>,
+        id: ContainerId,
         bytes: Vec<u8>,
         signature: Option<Signature>,
     ) -> Result<Prepared, ContainerError> {
         let mut config = self.accept(&bytes, signature.clone()).await?;
         let installed = self.installed(&config).await?;
+        self.check_volumes(id, &config, &installed.config).await?;
         let signed = self.settings.signed_configs;
         let bytes = match signed {
             true => bytes,
@@ -144,9 +156,23 @@ impl Env {
         Ok(Prepared {
             bytes,
             signature: signature.filter(|_| signed),
+            guest: self.guest(id, &config).await,
             config: Arc::new(config),
-            trust: Some(installed.trust),
         })
+    }
+
+    /// Whether the volumes that the container would have can be, and there is room for them.
+    async fn check_volumes(
+        self: &Arc<Self>,
+        id: ContainerId,
+        config: &ContainerConfig,
+        guestos: &GuestOsConfig,
+    ) -> Result<(), ContainerError> {
+        let bad = |reason: String| ContainerError::BadConfig(reason);
+        let volumes = spec::volumes(guestos.mounts.iter(), config);
+        let volumes = volumes.map_err(|error| bad(error.to_string()))?;
+        let check = move |env: &Self| env.volumes.check_room(id, &volumes);
+        self.in_turn(id, &self.storage, check).await?.map_err(bad)
     }
 
     /// A new container, stored.
@@ -154,8 +180,9 @@ impl Env {
         self: &Arc<Self>,
         request: Create,
     ) -> Result<Loaded, ContainerError> {
-        let prepared = self.prepared(request.config, request.signature).await?;
         let id = ContainerId::random();
+        let prepared = self.prepared(id, request.config, request.signature);
+        let prepared = prepared.await.inspect_err(|_| self.forget(id))?;
         let (env, bytes, signature) = (self.clone(), prepared.bytes, prepared.signature);
         let add = move || env.store.add(id, &bytes, signature.as_ref());
         let created = self.storage.run(add).await;
@@ -163,7 +190,7 @@ impl Env {
             id,
             config: prepared.config,
             created: created.map_err(BusError::from)??,
-            trust: prepared.trust,
+            guest: prepared.guest,
         })
     }
 
@@ -173,7 +200,8 @@ impl Env {
         request: UpdateConfig,
         present: &ContainerConfig,
     ) -> Result<Reconfigure, ContainerError> {
-        let prepared = self.prepared(request.config, request.signature).await?;
+        let prepared = self.prepared(request.id, request.config, request.signature);
+        let prepared = prepared.await?;
         if prepared.config.token_type() != present.token_type() {
             return Err(ContainerError::BadConfig(
                 "the token_type of a container cannot be changed in this version; remove it and \
@@ -188,16 +216,53 @@ impl Env {
         .await??;
         Ok(Reconfigure {
             config: prepared.config,
-            trust: prepared.trust,
+            guest: prepared.guest,
         })
     }
 
-    /// Deletes everything that a stopped container has on disk. Its token goes first: without it nothing of
-    /// the rest can be read any more.
+    /// Deletes everything that a stopped container has on disk. It exists until the first of these steps is
+    /// done; its key and token go next, without which nothing of the rest can be read any more.
     pub(crate) async fn delete(self: &Arc<Self>, id: ContainerId) -> Result<(), ContainerError> {
+        let begin = move |env: &Self| env.store.begin_removal(id);
+        self.in_turn(id, &self.storage, begin).await??;
         self.token.forget.call(Forget { container: id }).await?;
         self.in_turn(id, &self.storage, move |env| env.store.remove(id))
             .await?
+    }
+
+    /// Finishes removals that were interrupted. What is left is in nobody's way meanwhile.
+    pub(crate) async fn finish_removals(self: &Arc<Self>) {
+        let env = self.clone();
+        let found = self.storage.run(move || env.store.half_removed()).await;
+        for id in found.ok().and_then(Result::ok).unwrap_or_default() {
+            match self.delete(id).await {
+                Ok(()) => tracing::info!(container = %id, "an interrupted removal is finished"),
+                Err(error) => tracing::warn!(container = %id, %error, "not removed completely"),
+            }
+        }
+    }
+
+    /// Deletes what a container has stored; it keeps its configuration and its PIN. Its key goes first:
+    /// without it nothing of the rest can be read any more.
+    pub(crate) async fn wipe(self: &Arc<Self>, id: ContainerId) -> Result<(), ContainerError> {
+        let begin = move |env: &Self| env.store.begin_wipe(id);
+        self.in_turn(id, &self.storage, begin).await??;
+        self.token
+            .destroy_key
+            .call(DestroyKey { container: id })
+            .await?;
+        self.in_turn(id, &self.storage, move |env| {
+            env.volumes
+                .wipe(id)
+                .map_err(|error| ContainerError::Store {
+                    path: id.to_string(),
+                    reason: error.to_string(),
+                })?;
+            env.store.end_wipe(id)
+        })
+        .await??;
+        tracing::info!(container = %id, "wiped: its key and its volumes are gone");
+        Ok(())
     }
 
     /// Cleans up after containers that were removed while their processes were still there.
@@ -216,7 +281,7 @@ impl Env {
             let forget = move |env: &Env| {
                 if let Some(live) = launch::adopt(env, id) {
                     tracing::warn!(container = %id, "ending a container that was removed");
-                    launch::clean_up(env, id, live);
+                    launch::clean_up(env, id, live, false);
                 }
             };
             let _ = self.in_turn(id, &self.groups, forget).await;

@@ -10,7 +10,7 @@ use cml_bus::{
     api::{
         container::{
             ChangePin, Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds,
-            Reload, Remove, SetFrozen, Shutdown, Start, Status, Stop, UpdateConfig,
+            Reload, Remove, SetFrozen, Shutdown, Start, Status, Stop, UpdateConfig, Wipe, WipeAll,
         },
         guestos::Rescan,
         token,
@@ -104,7 +104,7 @@ impl Manager {
             known: false,
             started: None,
             created: loaded.created,
-            trust: loaded.trust,
+            guest: loaded.guest,
         });
         let (env, id) = (self.env.clone(), loaded.id);
         let port = OnePort::default();
@@ -143,7 +143,7 @@ impl Manager {
                     entry.clone(),
                     Reconfigure {
                         config: loaded.config,
-                        trust: loaded.trust,
+                        guest: loaded.guest,
                     },
                 )),
                 _ => self.register(loaded),
@@ -190,6 +190,7 @@ impl Actor for Manager {
                 Vec::new()
             });
             env.clean_up_unknown().await;
+            env.finish_removals().await;
             loaded
         };
         let load = load.into_actor(self).then(|loaded, manager, _| {
@@ -333,6 +334,41 @@ impl Handler<Remove> for Manager {
             }
             removed
         }))
+    }
+}
+
+impl Handler<Wipe> for Manager {
+    type Result = ResponseFuture<Result<(), ContainerError>>;
+
+    fn handle(&mut self, request: Wipe, _: &mut Context<Self>) -> Self::Result {
+        let entry = match request.id.is_core0() {
+            true => Err(ContainerError::Protected),
+            false => self.find(request.id).cloned(),
+        };
+        Box::pin(async move { entry?.wipe().await })
+    }
+}
+
+impl Handler<WipeAll> for Manager {
+    type Result = ResponseFuture<Result<(), ContainerError>>;
+
+    fn handle(&mut self, _: WipeAll, _: &mut Context<Self>) -> Self::Result {
+        let entries = self.entries.clone();
+        let wipes = entries
+            .into_iter()
+            .map(|entry| spawn(async move { (entry.id, entry.wipe().await) }));
+        // Collected first: all of them end at the same time.
+        let wipes: Vec<_> = wipes.collect();
+        Box::pin(async move {
+            let mut outcome = Ok(());
+            for wipe in wipes {
+                if let Ok((id, Err(error))) = wipe.await {
+                    tracing::error!(container = %id, %error, "not wiped");
+                    outcome = Err(error);
+                }
+            }
+            outcome
+        })
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use cml_bus::api::container::{ContainerError, Exec, SetFrozen, Start, Stop};
-use cml_wire::proto::{ContainerConfig, ContainerTrust};
+use cml_wire::proto::ContainerConfig;
+
+use crate::view::Guest;
 
 /// Stop without a PIN: the device shuts down.
 #[derive(Debug)]
@@ -18,9 +20,13 @@ pub struct Kill;
 pub struct Reconfigure {
     /// The configuration.
     pub config: Arc<ContainerConfig>,
-    /// Who vouches for its guest OS.
-    pub trust: Option<ContainerTrust>,
+    /// What its guest OS makes of it.
+    pub guest: Option<Guest>,
 }
+
+/// Delete everything that the container has stored. Only of one that does not run.
+#[derive(Debug)]
+pub struct WipeAtRest;
 
 /// End this actor; the container is gone.
 #[derive(Debug)]
@@ -29,6 +35,7 @@ pub struct Retire;
 cml_bus::request!(Halt => (), ContainerError, "container.one.halt", 10 s);
 cml_bus::request!(Kill => (), ContainerError, "container.one.kill", 10 s);
 cml_bus::request!(Reconfigure => (), ContainerError, "container.one.reconfigure", 10 s);
+cml_bus::request!(WipeAtRest => (), ContainerError, "container.one.wipe", 120 s);
 cml_bus::request!(Retire => (), ContainerError, "container.one.retire", 10 s);
 
 cml_bus::service_port! {
@@ -48,6 +55,8 @@ cml_bus::service_port! {
         kill: Kill,
         /// New configuration.
         reconfigure: Reconfigure,
+        /// Delete what is stored.
+        wipe: WipeAtRest,
         /// End the actor.
         retire: Retire,
     }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use cml_bus::api::guestos::{ImageLease, ResolvedMount};
+use cml_bus::api::guestos::{ImageLease, Resolved, ResolvedMount};
 use cml_sys::{
     idmap::IdRange,
     plan::{
@@ -20,6 +20,8 @@ use cml_wire::proto::{
     guest_os_config::{BootReport as WireBoot, InitMode as WireMode},
     guest_os_mount::Type,
 };
+
+use crate::volumes::spec::{self, BadVolume};
 
 /// Where the in-guest service is reached (protocol.md 1.1).
 pub const SERVICE_SOCKET: &str = "/run/socket/cml-service";
@@ -44,6 +46,10 @@ pub struct Planned {
 pub enum TreeSource {
     /// A mounted image of the guest OS.
     Image(Arc<ImageLease>),
+    /// A volume of the container, by its name.
+    Volume(String),
+    /// The host's busybox.
+    Toolbox,
     /// A file of the store for shared files.
     File {
         /// Its name there.
@@ -56,22 +62,12 @@ pub enum TreeSource {
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// The volume would be written in plain text.
-    #[error(
-        "volume `{image}` at `{target}` of type {kind} must be encrypted, which this version \
-         cannot do yet"
-    )]
-    NeedsEncryption {
-        /// `image_file` of the mount.
-        image: String,
-        /// Where it would be.
-        target: String,
-        /// Its type.
-        kind: &'static str,
-    },
-    /// A mount type that does not work yet.
-    #[error("mount `{target}`: type {kind} is not available in this version")]
-    Unavailable {
+    /// A volume that cannot be.
+    #[error(transparent)]
+    Volume(#[from] BadVolume),
+    /// The guest OS service has not resolved the image.
+    #[error("mount `{target}`: there is no image for type {kind}")]
+    NoImage {
         /// Where it would be.
         target: String,
         /// Its type.
@@ -88,23 +84,32 @@ pub enum PlanError {
     StopSignal(String),
 }
 
-/// Plans the launch of a container.
+/// What setup mode shows the container's own mounts under (runtime.md 3.6).
+const SETUP: &str = "/setup";
+
+/// Where the tools are in a root that setup mode makes itself.
+const TOOLBOX: &str = "/bin/busybox";
+
+/// Plans the launch of a container, in setup mode if wanted.
 pub fn launch(
     config: &ContainerConfig,
-    guestos: &GuestOsConfig,
-    mounts: &[ResolvedMount],
+    resolved: &Resolved,
+    setup: bool,
     ids: Option<IdRange>,
 ) -> Result<Planned, PlanError> {
-    let mut planned = Vec::new();
-    let mut trees = Vec::new();
-    for mount in mounts {
-        if let Some(source) = source(mount, &mut trees)? {
-            planned.push(Mount {
-                target: PathBuf::from(&mount.mount.mount_point),
-                source,
-            });
-        }
+    let guestos = &resolved.installed.config;
+    let mut mounts = Mounts::new(config);
+    let mut toolbox = None;
+    if !setup {
+        mounts.add("", &resolved.mounts)?;
+    } else if resolved.setup_mounts.is_empty() {
+        toolbox = Some(mounts.add_toolbox());
+        mounts.add(SETUP, &resolved.mounts)?;
+    } else {
+        mounts.add("", &resolved.setup_mounts)?;
+        mounts.add(SETUP, &resolved.mounts)?;
     }
+    let Mounts { planned, trees, .. } = mounts;
     if !planned.iter().any(|mount| mount.target == Path::new("/")) {
         return Err(PlanError::NoRoot);
     }
@@ -121,7 +126,8 @@ pub fn launch(
         read_only: owned(READ_ONLY),
         dropped_capabilities: dropped_capabilities(ids.is_some(), config.netns()),
         service_socket: Some(SERVICE_SOCKET.into()),
-        init: init(config, guestos)?,
+        toolbox,
+        init: init(config, guestos, setup)?,
     };
     Ok(Planned { launch, trees })
 }
@@ -130,57 +136,105 @@ fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()
 }
 
-/// What a mount shows (runtime.md 3.2); `None` for images that are stored but not mounted.
-fn source(mount: &ResolvedMount, trees: &mut Vec<TreeSource>) -> Result<Option<Source>, PlanError> {
-    let kind = mount.mount.mount_type();
-    let data = mount.mount.mount_data().to_owned();
-    let unavailable = || PlanError::Unavailable {
-        target: mount.mount.mount_point.clone(),
-        kind: kind.as_str_name(),
-    };
-    let mut carry = |tree| {
-        trees.push(tree);
-        trees.len() - 1
-    };
-    let image = || mount.image.clone().map(TreeSource::Image);
-    Ok(Some(match kind {
-        Type::Shared => Source::Image {
-            tree: carry(image().ok_or_else(unavailable)?),
-        },
-        Type::SharedRw => Source::Overlay {
-            tree: carry(image().ok_or_else(unavailable)?),
-            data,
-        },
-        Type::Empty if mount.mount.fs_type.starts_with("tmpfs") => Source::Tmpfs { data },
-        Type::BindFile | Type::BindFileRw => Source::File {
-            tree: carry(TreeSource::File {
-                name: mount.mount.image_file.clone(),
-                read_only: kind == Type::BindFile,
-            }),
-        },
-        Type::Flash | Type::StoreOnly => return Ok(None),
-        Type::Empty | Type::OverlayRw => {
-            return Err(PlanError::NeedsEncryption {
-                image: mount.mount.image_file.clone(),
-                target: mount.mount.mount_point.clone(),
-                kind: kind.as_str_name(),
-            });
-        }
-        Type::Device | Type::DeviceRw | Type::Copy | Type::OverlayRo => return Err(unavailable()),
-    }))
+/// The mounts of a launch as they come together.
+struct Mounts<'a> {
+    config: &'a ContainerConfig,
+    planned: Vec<Mount>,
+    trees: Vec<TreeSource>,
 }
 
-/// Whether a container of this guest OS has volumes that only a PIN opens (runtime.md 3.3).
-pub fn has_encrypted_volumes(guestos: &GuestOsConfig) -> bool {
-    guestos.mounts.iter().any(|mount| match mount.mount_type() {
-        Type::Empty => !mount.fs_type.starts_with("tmpfs"),
-        Type::OverlayRw => true,
-        _ => false,
-    })
+impl<'a> Mounts<'a> {
+    fn new(config: &'a ContainerConfig) -> Self {
+        Self {
+            config,
+            planned: Vec::new(),
+            trees: Vec::new(),
+        }
+    }
+
+    fn carry(&mut self, tree: TreeSource) -> usize {
+        self.trees.push(tree);
+        self.trees.len() - 1
+    }
+
+    /// An empty root with the host's tools; returns where they are.
+    fn add_toolbox(&mut self) -> PathBuf {
+        let tree = self.carry(TreeSource::Toolbox);
+        let data = String::new();
+        self.planned.extend([
+            Mount {
+                target: "/".into(),
+                source: Source::Tmpfs { data },
+            },
+            Mount {
+                target: TOOLBOX.into(),
+                source: Source::File { tree },
+            },
+        ]);
+        TOOLBOX.into()
+    }
+
+    /// These mounts, with their mount points below `under`.
+    fn add(&mut self, under: &str, mounts: &[ResolvedMount]) -> Result<(), PlanError> {
+        for mount in mounts {
+            if let Some(source) = self.source(mount)? {
+                let target = match (under, mount.mount.mount_point.as_str()) {
+                    ("", point) => PathBuf::from(point),
+                    (under, "/") => PathBuf::from(under),
+                    (under, point) => PathBuf::from(format!("{under}{point}")),
+                };
+                self.planned.push(Mount { target, source });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a mount shows (runtime.md 3.2); `None` for images that are stored but not mounted.
+    fn source(&mut self, mount: &ResolvedMount) -> Result<Option<Source>, PlanError> {
+        let kind = mount.mount.mount_type();
+        let data = mount.mount.mount_data().to_owned();
+        let mut tree = || -> Result<usize, PlanError> {
+            let volume = spec::volume(&mount.mount, self.config)?;
+            let source = match (volume, &mount.image) {
+                (Some(volume), _) => TreeSource::Volume(volume.name),
+                (None, Some(image)) => TreeSource::Image(image.clone()),
+                (None, None) => {
+                    return Err(PlanError::NoImage {
+                        target: mount.mount.mount_point.clone(),
+                        kind: kind.as_str_name(),
+                    });
+                }
+            };
+            Ok(self.carry(source))
+        };
+        Ok(Some(match kind {
+            Type::Empty if mount.mount.fs_type.starts_with("tmpfs") => Source::Tmpfs { data },
+            Type::Shared | Type::Empty | Type::Copy | Type::Device | Type::DeviceRw => {
+                Source::Tree { tree: tree()? }
+            }
+            Type::SharedRw => Source::Overlay {
+                tree: tree()?,
+                data,
+            },
+            Type::OverlayRw => Source::Changes { tree: tree()? },
+            Type::OverlayRo => Source::Cover { tree: tree()? },
+            Type::BindFile | Type::BindFileRw => Source::File {
+                tree: self.carry(TreeSource::File {
+                    name: mount.mount.image_file.clone(),
+                    read_only: kind == Type::BindFile,
+                }),
+            },
+            Type::Flash | Type::StoreOnly => return Ok(None),
+        }))
+    }
 }
 
 /// The environment is the configured one and nothing else (runtime.md 2.9).
-fn init(config: &ContainerConfig, guestos: &GuestOsConfig) -> Result<InitPlan, PlanError> {
+fn init(
+    config: &ContainerConfig,
+    guestos: &GuestOsConfig,
+    setup: bool,
+) -> Result<InitPlan, PlanError> {
     let stop_signal = match guestos.stop_signal.as_deref() {
         None | Some("") => None,
         Some(name) => {
@@ -202,6 +256,8 @@ fn init(config: &ContainerConfig, guestos: &GuestOsConfig) -> Result<InitPlan, P
             WireBoot::BootExec => BootReport::Exec,
         },
         stop_signal,
+        // A root that is there to set another one up need not have an init (runtime.md 3.6).
+        optional: setup,
     })
 }
 
@@ -255,7 +311,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs::File;
 
-    use cml_wire::proto::GuestOsMount;
+    use cml_bus::api::guestos::Installed;
+    use cml_wire::proto::{ContainerTrust, GuestOsMount};
 
     use super::*;
 
@@ -279,7 +336,8 @@ mod tests {
     }
 
     fn mount(kind: Type, target: &str, fs_type: &str) -> ResolvedMount {
-        let image = matches!(kind, Type::Shared | Type::SharedRw).then(|| {
+        let from_store = matches!(kind, Type::Shared | Type::SharedRw | Type::OverlayRo);
+        let image = from_store.then(|| {
             let root = File::open("/").unwrap().into();
             Arc::new(ImageLease::new(root, Box::new(())))
         });
@@ -296,16 +354,39 @@ mod tests {
         }
     }
 
+    fn named(kind: Type, image: &str, target: &str) -> ResolvedMount {
+        let mut mount = mount(kind, target, "ext4");
+        mount.mount.image_file = image.into();
+        mount
+    }
+
+    fn resolved(mounts: &[ResolvedMount], guestos: GuestOsConfig) -> Resolved {
+        Resolved {
+            installed: Installed {
+                config: Arc::new(guestos),
+                trust: ContainerTrust::Signed,
+            },
+            mounts: mounts.to_vec(),
+            setup_mounts: Vec::new(),
+        }
+    }
+
     fn plan(mounts: &[ResolvedMount], ids: Option<IdRange>) -> Result<Planned, PlanError> {
-        launch(&config(), &guestos(), mounts, ids)
+        launch(&config(), &resolved(mounts, guestos()), false, ids)
     }
 
     #[test]
-    fn every_mount_type_that_works_is_planned() {
+    fn every_mount_type_is_planned() {
         let mounts = [
             mount(Type::SharedRw, "/", "squashfs"),
+            mount(Type::OverlayRo, "/", "squashfs"),
+            mount(Type::OverlayRw, "/", "ext4"),
             mount(Type::Shared, "/usr", "squashfs"),
             mount(Type::Empty, "/tmp", "tmpfs"),
+            mount(Type::Empty, "/data", "ext4"),
+            named(Type::Copy, "copy", "/copy"),
+            named(Type::Device, "/dev/a", "/a"),
+            named(Type::DeviceRw, "/dev/b", "/b"),
             mount(Type::BindFile, "/etc/resolv.conf", "none"),
             mount(Type::BindFileRw, "/etc/notes", "none"),
             mount(Type::StoreOnly, "/boot", "squashfs"),
@@ -313,7 +394,25 @@ mod tests {
         ];
         let planned = plan(&mounts, IdRange::of_slot(0)).unwrap();
         insta::assert_json_snapshot!("launch", planned.launch);
-        assert_eq!(planned.trees.len(), 4);
+        assert_eq!(planned.trees.len(), 10);
+    }
+
+    #[test]
+    fn setup_mode_shows_the_containers_mounts_below_a_root_of_its_own() {
+        let mounts = [
+            mount(Type::Shared, "/", "squashfs"),
+            mount(Type::Empty, "/data", "ext4"),
+        ];
+        let mut resolved = resolved(&mounts, guestos());
+        let planned = launch(&config(), &resolved, true, None).unwrap();
+        insta::assert_json_snapshot!("setup", planned.launch.mounts);
+        assert_eq!(planned.launch.toolbox, Some("/bin/busybox".into()));
+        assert!(planned.launch.init.optional);
+        resolved.setup_mounts = vec![mount(Type::Shared, "/", "squashfs")];
+        let planned = launch(&config(), &resolved, true, None).unwrap();
+        let targets = planned.launch.mounts.iter().map(|mount| &mount.target);
+        assert!(targets.eq(["/", "/setup", "/setup/data"].map(Path::new)));
+        assert_eq!(planned.launch.toolbox, None);
     }
 
     #[test]
@@ -326,18 +425,6 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_ever_planned_in_plain_text_that_should_be_encrypted() {
-        for kind in [Type::Empty, Type::OverlayRw] {
-            let mounts = [
-                mount(Type::Shared, "/", "squashfs"),
-                mount(kind, "/data", "ext4"),
-            ];
-            let refused = plan(&mounts, None).unwrap_err();
-            assert!(matches!(refused, PlanError::NeedsEncryption { .. }));
-        }
-    }
-
-    #[test]
     fn a_guest_without_a_root_and_unknown_signals_are_refused() {
         assert_eq!(plan(&[], None).unwrap_err(), PlanError::NoRoot);
         let guestos = GuestOsConfig {
@@ -345,7 +432,7 @@ mod tests {
             ..guestos()
         };
         let mounts = [mount(Type::Shared, "/", "squashfs")];
-        let refused = launch(&config(), &guestos, &mounts, None);
+        let refused = launch(&config(), &resolved(&mounts, guestos), false, None);
         assert!(matches!(refused, Err(PlanError::StopSignal(_))));
     }
 

@@ -11,10 +11,10 @@ use std::{
 
 use cml_bus::{api::container::ContainerError, id::ContainerId};
 use cml_sys::{atomic, cgroup::Group, file, host::Prepared, plan::ChosenInit, proc};
-use cml_wire::proto::ContainerTrust;
+use cml_wire::proto::{ContainerTrust, CryptfsMode};
 use serde::{Deserialize, Serialize};
 
-use crate::{env::private_dir, fsm::State, store::id_of};
+use crate::{env::private_dir, fsm::State, store::id_of, view::Guest, volumes::Traces};
 
 /// Everything about one container that is being launched or runs.
 ///
@@ -35,6 +35,8 @@ pub struct Record {
 pub enum Undo {
     /// Kill everything in the group and remove it.
     Group(Group),
+    /// Close the volumes.
+    Volumes(Traces),
 }
 
 /// A guest that runs.
@@ -58,6 +60,9 @@ pub struct Running {
     pub init_env: Vec<String>,
     /// Who vouches for its guest OS, as the number on the wire.
     trust: i32,
+    /// How its volumes are encrypted, as the number on the wire.
+    #[serde(default)]
+    cryptfs: i32,
     /// Where it is in its life.
     pub state: State,
     /// Its groups.
@@ -75,10 +80,12 @@ pub struct Facts {
     pub own_network: bool,
     /// The environment of its init.
     pub init_env: Vec<String>,
-    /// Who vouches for its guest OS.
-    pub trust: ContainerTrust,
+    /// What its guest OS makes of it.
+    pub guest: Guest,
     /// Its groups.
     pub group: Group,
+    /// It is in setup mode.
+    pub setup: bool,
 }
 
 impl Running {
@@ -93,15 +100,25 @@ impl Running {
             config: facts.config,
             own_network: facts.own_network,
             init_env: facts.init_env,
-            trust: facts.trust.into(),
-            state: State::Booting,
+            trust: facts.guest.trust.into(),
+            cryptfs: facts.guest.cryptfs.into(),
+            state: match facts.setup {
+                true => State::Setup,
+                false => State::Booting,
+            },
             group: facts.group,
         }
     }
 
-    /// Who vouches for its guest OS.
-    pub fn trust(&self) -> ContainerTrust {
-        ContainerTrust::try_from(self.trust).unwrap_or(ContainerTrust::Unsigned)
+    /// What its guest OS makes of it.
+    pub fn guest(&self) -> Guest {
+        Guest {
+            trust: self.trust.try_into().unwrap_or(ContainerTrust::Unsigned),
+            cryptfs: self
+                .cryptfs
+                .try_into()
+                .unwrap_or(CryptfsMode::NotImplemented),
+        }
     }
 }
 
@@ -125,6 +142,7 @@ impl Undo {
                 .kill()
                 .and_then(|()| group.remove())
                 .map_err(|error| error.to_string()),
+            Self::Volumes(traces) => traces.remove(),
         }
     }
 }

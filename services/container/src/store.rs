@@ -1,7 +1,8 @@
 //! Configurations on disk, in the existing layout (runtime.md 7): `<uuid>.conf`, `.sig`, `.cert`, `.created`.
 //!
 //! The `.conf` is written last and removed first: it alone makes a container exist. A removal renames it to
-//! `.conf.gone`, which is deleted last, so that one that was interrupted is finished by the next daemon.
+//! `.conf.gone`, which is deleted last, so that one that was interrupted is finished by the next daemon. So is
+//! a wipe, which leaves the mark `.wiping` until it is over.
 
 use std::{
     ffi::OsStr,
@@ -22,7 +23,6 @@ use crate::env::private_dir;
 #[derive(Debug, Clone)]
 pub struct Store {
     containers: PathBuf,
-    keys: PathBuf,
 }
 
 /// A configuration as it lies on disk.
@@ -46,30 +46,55 @@ const SUFFIXES: &[&str] = &[
     "cert",
     "uid",
     "created",
+    WIPING,
 ];
 /// Suffix of the configuration of a container that is being removed.
 const GONE: &str = "conf.gone";
+/// Suffix of the mark that a container is being wiped: its key may be gone already, which is no damage then.
+const WIPING: &str = "wiping";
 
 impl Store {
-    /// The store below a base directory; makes it if it is missing and finishes removals that were interrupted.
+    /// The store below a base directory; makes it if it is missing.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn open(base: &Path) -> Result<Self, ContainerError> {
         let store = Self {
             containers: base.join("containers"),
-            keys: base.join("keys"),
         };
-        for path in [&store.containers, &store.keys] {
-            private_dir(path)?;
-        }
-        for id in store.with_suffix(GONE)? {
-            // What is left is in nobody's way.
-            if let Err(error) = store.remove(id) {
-                tracing::warn!(container = %id, %error, "cannot finish an interrupted removal");
-            }
-        }
+        private_dir(&store.containers)?;
         Ok(store)
+    }
+
+    /// Containers whose removal was interrupted.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn half_removed(&self) -> Result<Vec<ContainerId>, ContainerError> {
+        self.with_suffix(GONE)
+    }
+
+    /// Whether a wipe of the container has begun and not ended.
+    pub fn is_wiping(&self, id: ContainerId) -> bool {
+        self.file(id, WIPING).exists()
+    }
+
+    /// A wipe begins.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn begin_wipe(&self, id: ContainerId) -> Result<(), ContainerError> {
+        let path = self.file(id, WIPING);
+        atomic::write(&path, b"", 0o600).map_err(|error| failed(&path, error))
+    }
+
+    /// Everything is wiped.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn end_wipe(&self, id: ContainerId) -> Result<(), ContainerError> {
+        let path = self.file(id, WIPING);
+        atomic::remove(&path).map_err(|error| failed(&path, error))
     }
 
     fn with_suffix(&self, suffix: &str) -> Result<Vec<ContainerId>, ContainerError> {
@@ -163,7 +188,7 @@ impl Store {
                 other => other.map_err(|error| failed(&to, error))?,
             }
         }
-        atomic::sync_dir(&self.containers).map_err(|error| failed(&self.containers, error))
+        self.sync()
     }
 
     /// Stores a new container.
@@ -233,29 +258,42 @@ impl Store {
         atomic::write(&path, &slot.to_ne_bytes(), 0o600).map_err(|error| failed(&path, error))
     }
 
+    /// From now on there is no such container; [`Store::remove`] deletes what is left of it.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn begin_removal(&self, id: ContainerId) -> Result<(), ContainerError> {
+        let config = self.file(id, "conf");
+        match fs::rename(&config, self.file(id, GONE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other
+                .map_err(|error| failed(&config, error))
+                .and_then(|()| self.sync()),
+        }
+    }
+
+    fn sync(&self) -> Result<(), ContainerError> {
+        atomic::sync_dir(&self.containers).map_err(|error| failed(&self.containers, error))
+    }
+
     /// Deletes everything that belongs to a container.
     ///
     /// # Errors
     /// Something cannot be deleted; calling again goes on where this stopped.
     pub fn remove(&self, id: ContainerId) -> Result<(), ContainerError> {
-        let (config, gone) = (self.file(id, "conf"), self.file(id, GONE));
-        match fs::rename(&config, &gone) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(|error| failed(&config, error))?,
-        }
+        self.begin_removal(id)?;
+        let gone = self.file(id, GONE);
         for suffix in SUFFIXES {
             let path = self.file(id, suffix);
             atomic::remove(&path).map_err(|error| failed(&path, error))?;
         }
-        let key = self.keys.join(format!("{id}.key"));
-        atomic::remove(&key).map_err(|error| failed(&key, error))?;
         let images = self.containers.join(id.to_string());
         match fs::remove_dir_all(&images) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other.map_err(|error| failed(&images, error))?,
         }
         atomic::remove(&gone).map_err(|error| failed(&gone, error))?;
-        atomic::sync_dir(&self.containers).map_err(|error| failed(&self.containers, error))
+        self.sync()
     }
 }
 
@@ -339,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_that_was_interrupted_is_finished_by_the_next_daemon() {
+    fn a_removal_that_was_interrupted_is_found_and_can_be_finished() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let (gone, kept) = (ContainerId::random(), ContainerId::random());
@@ -349,7 +387,8 @@ mod tests {
         }
         fs::rename(store.file(gone, "conf"), store.file(gone, GONE)).unwrap();
         assert_eq!(store.list().unwrap(), [kept]);
-        Store::open(dir.path()).unwrap();
+        assert_eq!(store.half_removed().unwrap(), [gone]);
+        store.remove(gone).unwrap();
         for entry in fs::read_dir(&store.containers).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             assert!(name.starts_with(&kept.to_string()), "{name}");

@@ -22,7 +22,7 @@ use cml_bus::{
 use cml_wire::proto::{ContainerState, ContainerTrust, GuestOsConfig};
 use tokio::sync::mpsc;
 
-use crate::{Env, Manager, Settings, manager::Panic};
+use crate::{Env, Manager, Policy, Settings, manager::Panic};
 
 struct Rig {
     port: ContainerPort,
@@ -77,6 +77,11 @@ impl Rig {
         let init = dir.join("init");
         std::fs::write(&init, "").unwrap();
         let settings = Settings {
+            mounts: dir.join("mounts"),
+            volumes: Policy {
+                allow_fscrypt: false,
+                reserve: 0,
+            },
             base: dir.join("base"),
             run: dir.join("run"),
             init,

@@ -21,8 +21,17 @@ pub struct View {
     pub started: Option<u64>,
     /// When it was created, in seconds of Unix time.
     pub created: u64,
-    /// Who vouches for its guest OS; `None` when that is not installed.
-    pub trust: Option<ContainerTrust>,
+    /// What its guest OS makes of it; `None` when that is not installed.
+    pub guest: Option<Guest>,
+}
+
+/// What a guest OS makes of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guest {
+    /// Who vouches for the guest OS.
+    pub trust: ContainerTrust,
+    /// How what the container stores is encrypted.
+    pub cryptfs: CryptfsMode,
 }
 
 impl View {
@@ -37,13 +46,18 @@ impl View {
                 .started
                 .map_or(0, |started| proc::boottime().saturating_sub(started)),
             created: self.created,
-            guestos: match self.trust {
+            guestos: match self.guest {
                 Some(_) => self.config.guest_os.clone(),
                 None => "none".into(),
             },
-            trust_level: self.trust.unwrap_or(ContainerTrust::Unsigned).into(),
-            // The truth as long as no volume is encrypted: those that must be make the start fail.
-            cryptfs_mode: CryptfsMode::NotImplemented.into(),
+            trust_level: self
+                .guest
+                .map_or(ContainerTrust::Unsigned, |guest| guest.trust)
+                .into(),
+            cryptfs_mode: self
+                .guest
+                .map_or(CryptfsMode::NotImplemented, |guest| guest.cryptfs)
+                .into(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use cml_bus::{
     api::{
-        container::{Configs, Reload, Status},
+        container::{Configs, Reload, Status, WipeAll},
         guestos::List,
     },
     id::ContainerId,
@@ -57,6 +57,8 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::ChangePin(request) => {
             translate_out::changed_pin(container.change_pin.call(request).await)
         }
+        Request::Wipe(request) => translate_out::plain(container.wipe.call(request).await),
+        Request::WipeAll => translate_out::plain(container.wipe_all.call(WipeAll).await),
         Request::PinEntry(request) => {
             translate_out::pin_entry(container.pin_entry.call(request).await)
         }

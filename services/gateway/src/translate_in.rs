@@ -7,7 +7,7 @@ use cml_bus::{
     api::{
         container::{
             ChangePin, Create, Exec, PinEntry, Remove, SetFrozen, Signature, Start, Stop,
-            UpdateConfig, WindowSize,
+            UpdateConfig, WindowSize, Wipe,
         },
         token,
     },
@@ -60,6 +60,10 @@ pub enum Request {
     ChangeDevicePin(token::ChangePin),
     /// `CONTAINER_CHANGE_TOKEN_PIN`
     ChangePin(ChangePin),
+    /// `CONTAINER_WIPE`
+    Wipe(Wipe),
+    /// `WIPE_DEVICE`: all containers, and nothing else (design.md section 1).
+    WipeAll,
     /// `CONTAINER_CMLD_HANDLES_PIN`
     PinEntry(PinEntry),
     /// `GET_PROVISIONED`
@@ -180,6 +184,10 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
             let (old, new) = pins(command, message)?;
             Request::ChangePin(ChangePin { id, old, new })
         }
+        Command::ContainerWipe => Request::Wipe(Wipe {
+            id: container(command, message)?,
+        }),
+        Command::WipeDevice => Request::WipeAll,
         Command::ContainerCmldHandlesPin => Request::PinEntry(PinEntry {
             id: container(command, message)?,
         }),

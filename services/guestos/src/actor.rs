@@ -6,7 +6,8 @@ use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::{
         guestos::{
-            Find, GuestOsError, Installed, List, Rescan, Resolve, Resolved, ResolvedMount, Version,
+            CopyImage, Find, GuestOsError, Installed, List, Rescan, Resolve, Resolved,
+            ResolvedMount, Version,
         },
         token::TokenPort,
     },
@@ -16,7 +17,7 @@ use cml_bus::{
 };
 use cml_sys::path::is_component;
 use cml_wire::{
-    proto::{ContainerTrust, GuestOsConfig, GuestOsMount},
+    proto::{ContainerTrust, GuestOsConfig, GuestOsMount, guest_os_mount::Type},
     text,
 };
 use tokio::sync::watch;
@@ -216,6 +217,25 @@ impl Handler<Resolve> for GuestOs {
                 mounts,
                 setup_mounts,
             })
+        })
+    }
+}
+
+impl Handler<CopyImage> for GuestOs {
+    type Result = ResponseFuture<Result<(), GuestOsError>>;
+
+    fn handle(&mut self, request: CopyImage, _: &mut Context<Self>) -> Self::Result {
+        let images = self.images.clone();
+        Box::pin(async move {
+            let config = &request.config;
+            let mounts = config.mounts.iter().chain(&config.mounts_setup);
+            let mut images_of = mounts.filter(|mount| mount.mount_type() == Type::Copy);
+            let mount = images_of.find(|mount| mount.image_file == request.image);
+            let mount = mount.ok_or_else(|| GuestOsError::BadImage {
+                path: request.image.clone(),
+                reason: "the guest OS has no such image to be copied".into(),
+            })?;
+            images.copy(config, mount, request.into).await
         })
     }
 }

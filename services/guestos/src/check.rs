@@ -75,7 +75,11 @@ fn check_mount(mount: &GuestOsMount) -> Result<(), BadConfig> {
     if mount.mount_data().contains('\0') {
         return Err(BadConfig::Nul("mount_data"));
     }
-    match has_image(mount) {
+    let copied = matches!(
+        mount.mount_type(),
+        Type::Copy | Type::Device | Type::DeviceRw
+    );
+    match has_image(mount) || copied {
         true => check_image(mount),
         false => Ok(()),
     }

@@ -51,6 +51,25 @@ impl Stage {
         format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd())
     }
 
+    /// An overlay whose changes go into a directory of the stage. Those of a volume lie where the existing
+    /// system has them (runtime.md 2.4).
+    fn overlay(&self, lower: &str, changes: &str) -> Result<OwnedFd> {
+        let (upper, work) = (format!("{changes}/upper"), format!("{changes}/work"));
+        for name in [&upper, &work] {
+            match self.directory(name) {
+                Err(error) if error.errno() == Some(libc::EEXIST) => {}
+                other => other?,
+            }
+        }
+        let options = [
+            ("lowerdir", lower),
+            ("upperdir", &self.path(&upper)),
+            ("workdir", &self.path(&work)),
+            ("userxattr", ""),
+        ];
+        mount::create("overlay", &options, OVERLAY)
+    }
+
     /// Mounts what the guest OS asks for, in order, and returns the finished root.
     pub(crate) fn guest_mounts(
         &self,
@@ -89,7 +108,7 @@ impl Stage {
         // (runtime.md 3.2 has 0777; the mount covers it, so nobody can write there).
         let directory = || path::make_dir_in_root(root, &mount.target, Mode::from_raw_mode(0o755));
         match &mount.source {
-            Source::Image { tree: source } => mount::attach(tree(*source)?, directory()?),
+            Source::Tree { tree: source } => mount::attach(tree(*source)?, directory()?),
             Source::Tmpfs { data } => mount::attach(tmpfs(data)?, directory()?),
             Source::Overlay { tree: source, data } => {
                 let lower = format!("lower{index}");
@@ -98,23 +117,25 @@ impl Stage {
                 let changes = format!("changes{index}");
                 self.directory(&changes)?;
                 mount::attach(tmpfs(data)?, self.open(&changes)?)?;
-                let (upper, work) = (format!("{changes}/upper"), format!("{changes}/work"));
-                self.directory(&upper)?;
-                self.directory(&work)?;
-                let overlay = mount::create(
-                    "overlay",
-                    &[
-                        ("lowerdir", &self.path(&lower)),
-                        ("upperdir", &self.path(&upper)),
-                        ("workdir", &self.path(&work)),
-                        ("userxattr", ""),
-                    ],
-                    Restrict {
-                        no_dev: true,
-                        ..Restrict::default()
-                    },
-                )?;
-                mount::attach(overlay, directory()?)
+                mount::attach(self.overlay(&self.path(&lower), &changes)?, directory()?)
+            }
+            Source::Changes { tree: source } => {
+                let changes = format!("changes{index}");
+                self.directory(&changes)?;
+                mount::attach(tree(*source)?, self.open(&changes)?)?;
+                let target = directory()?;
+                let overlay = self.overlay(&path_of(&target), &changes)?;
+                mount::attach(overlay, target)
+            }
+            Source::Cover { tree: source } => {
+                let cover = format!("cover{index}");
+                self.directory(&cover)?;
+                mount::attach(tree(*source)?, self.open(&cover)?)?;
+                let target = directory()?;
+                // The first of the layers is the topmost one.
+                let layers = format!("{}:{}", self.path(&cover), path_of(&target));
+                let options = [("lowerdir", layers.as_str()), ("userxattr", "")];
+                mount::attach(mount::create("overlay", &options, OVERLAY)?, target)
             }
             Source::File { tree: source } => {
                 let target = path::make_file_in_root(root, &mount.target)?;
@@ -122,6 +143,19 @@ impl Stage {
             }
         }
     }
+}
+
+const OVERLAY: Restrict = Restrict {
+    read_only: false,
+    no_dev: true,
+    no_suid: false,
+    no_exec: false,
+    relative_atime: false,
+};
+
+/// A path for mount options, which take no descriptors.
+fn path_of(directory: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", directory.as_raw_fd())
 }
 
 /// A tmpfs with 0755 as its mode (runtime.md 3.2) unless the options say otherwise.

@@ -13,7 +13,7 @@ use cml_sys::{
 };
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::{Failure, Stage, assemble, isolate, kernelfs, service, supervise};
+use crate::{Failure, Stage, assemble, isolate, kernelfs, service, supervise, toolbox};
 
 /// Puts the container together, waits for the daemon's word, and becomes its init.
 pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
@@ -48,6 +48,9 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     // Sessions that enter must never see a umask or a directory of the daemon.
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
+    if let Some(toolbox) = &plan.toolbox {
+        toolbox::install(toolbox).stage("install the tools")?;
+    }
     let chosen = choose(&plan.init)?;
     if plan.ids.is_none() {
         isolate::forbid_kernel_loading().stage("filter system calls")?;
@@ -62,7 +65,9 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
         (ToInit::Go, _) => {}
         _ => return Err("another order instead of go").stage("wait for the word"),
     }
-    if chosen.supervised {
+    if chosen.idle {
+        supervise::idle()
+    } else if chosen.supervised {
         supervise::run(&plan.init)
     } else {
         isolate::last_steps().stage("clean up")?;
@@ -121,6 +126,14 @@ pub(crate) fn exec_words<'a>(
 /// Decides who is process 1 (docs/adr/0002-init-modes.md).
 fn choose(init: &InitPlan) -> Result<ChosenInit, Failure> {
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    if init.optional && !init.path.exists() {
+        return Ok(ChosenInit {
+            supervised: true,
+            idle: true,
+            boot_by_service: false,
+            stop_signal: libc::SIGTERM,
+        });
+    }
     let real = path::final_name(root.stage("open the root")?, &init.path).stage("find init")?;
     rustix::fs::accessat(
         CWD,
@@ -137,6 +150,7 @@ fn choose(init: &InitPlan) -> Result<ChosenInit, Failure> {
     };
     let known = known_init(&name(&init.path), &name(&real));
     Ok(ChosenInit {
+        idle: false,
         supervised: match init.mode {
             InitMode::Exec => false,
             InitMode::Supervise => true,

@@ -12,6 +12,7 @@ mod isolate;
 mod kernelfs;
 mod service;
 mod supervise;
+mod toolbox;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 

@@ -39,8 +39,26 @@ impl Error {
 
     /// The kernel's error number, if it came from the kernel.
     pub fn errno(&self) -> Option<i32> {
-        self.source.raw_os_error()
+        let explained = || self.source.get_ref()?.downcast_ref::<Explained>();
+        self.source
+            .raw_os_error()
+            .or_else(|| explained().map(|explained| explained.errno))
     }
+}
+
+/// A kernel error number with the kernel's own explanation.
+#[derive(Debug, thiserror::Error)]
+#[error("{} ({explanation})", io::Error::from_raw_os_error(*errno))]
+struct Explained {
+    errno: i32,
+    explanation: String,
+}
+
+/// A kernel error with the kernel's own explanation.
+pub(crate) fn explained(errno: i32, explanation: &str) -> io::Error {
+    let kind = io::Error::from_raw_os_error(errno).kind();
+    let explanation = explanation.to_owned();
+    io::Error::new(kind, Explained { errno, explanation })
 }
 
 /// Adds what was attempted, and on what, to a kernel error.

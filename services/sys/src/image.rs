@@ -10,7 +10,8 @@ use std::{
 use crate::{
     error::{Context, Result},
     loopdev,
-    mount::{self, Restrict},
+    mount::Restrict,
+    mounted::Mounted,
 };
 
 /// An open image file.
@@ -67,38 +68,11 @@ impl Image {
     /// No loop device, or the content is not such a file system.
     pub fn mount(&self, fs_type: &str, options: &[(&str, &str)], at: &Path) -> Result<Mounted> {
         let device = loopdev::attach(&self.file, true)?;
-        let source = device.path.to_string_lossy();
-        let mut all = vec![("source", source.as_ref()), ("ro", "")];
-        all.extend_from_slice(options);
         let restrict = Restrict {
             read_only: true,
             no_dev: true,
             ..Restrict::default()
         };
-        let tree = mount::create(fs_type, &all, restrict)?;
-        std::fs::create_dir_all(at).context("make", at.display())?;
-        let target = File::open(at).context("open", at.display())?;
-        mount::attach(&tree, &target)?;
-        Ok(Mounted(at.to_owned()))
-    }
-}
-
-/// A mount that goes away when this is dropped.
-#[derive(Debug)]
-pub struct Mounted(PathBuf);
-
-impl Mounted {
-    /// Where it is mounted.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Nothing can be done about a failure here; the mount namespace is private, so at the latest
-        // the end of the daemon takes the mount away.
-        let _ = mount::detach(&self.0);
-        let _ = std::fs::remove_dir(&self.0);
+        Mounted::new(&device.path, fs_type, options, restrict, at)
     }
 }

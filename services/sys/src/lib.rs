@@ -10,12 +10,15 @@ pub mod channel;
 pub mod error;
 pub mod exec;
 pub mod file;
+pub mod fscrypt;
 pub mod host;
 pub mod idmap;
 pub mod image;
 pub mod loopdev;
 pub mod memfd;
+pub mod mkfs;
 pub mod mount;
+pub mod mounted;
 pub mod path;
 pub mod pidfd;
 pub mod plan;
@@ -24,6 +27,7 @@ pub mod random;
 #[cfg(feature = "async")]
 pub mod ready;
 pub mod signal;
+pub mod space;
 pub mod spawn;
 
 pub use error::{Error, Result};

@@ -1,9 +1,14 @@
 //! Loop devices that free themselves: configured in one call, released with their last user (LIF-08).
 
 use std::{
-    fs::{File, OpenOptions},
-    os::fd::{AsFd, AsRawFd},
-    path::PathBuf,
+    fs::{self, File, OpenOptions},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use crate::error::{Context, Error, Result};
@@ -49,6 +54,43 @@ pub struct Loop {
     pub device: File,
     /// `/dev/loopN`.
     pub path: PathBuf,
+}
+
+/// How often the kernel is asked whether it has let go of a file.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Waits until no loop device has this file any more: only then has everything that was written to it
+/// reached it, and it may be used again. The kernel frees a device a moment after its last user is gone.
+///
+/// # Errors
+/// It is still in use when the patience is over.
+pub fn await_release(file: &Path, patience: Duration) -> Result<()> {
+    let end = Instant::now() + patience;
+    while let Some(device) = holder(file)? {
+        if Instant::now() >= end {
+            let why = format!("it is still in use as {}", device.display());
+            return Err(Error::invalid("release", file.display(), &why));
+        }
+        sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// The loop device that has a file.
+fn holder(file: &Path) -> Result<Option<PathBuf>> {
+    let blocks = Path::new("/sys/block");
+    let wanted = file.as_os_str().as_bytes();
+    for entry in fs::read_dir(blocks).context("read", blocks.display())? {
+        let entry = entry.context("read", blocks.display())?;
+        // Of other devices, and of one that is freed just now, there is no such file.
+        let Ok(backing) = fs::read(entry.path().join("loop/backing_file")) else {
+            continue;
+        };
+        if backing.strip_suffix(b"\n") == Some(wanted) {
+            return Ok(Some(Path::new("/dev").join(entry.file_name())));
+        }
+    }
+    Ok(None)
 }
 
 /// Binds a loop device to an open file.

@@ -14,7 +14,7 @@ use rustix::{
     },
 };
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, explained};
 
 /// What a mount allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,17 +74,13 @@ pub fn create(fs_type: &str, options: &[(&str, &str)], restrict: Restrict) -> Re
 
 /// The kernel explains refused mounts in the context's log; the errno alone rarely helps anyone.
 fn detail(context: &OwnedFd, error: rustix::io::Errno) -> std::io::Error {
-    let error = std::io::Error::from(error);
     let mut text = [0_u8; 512];
     match rustix::io::read(context, &mut text) {
-        Ok(length) if length > 0 => std::io::Error::new(
-            error.kind(),
-            format!(
-                "{error} ({})",
-                String::from_utf8_lossy(&text[..length]).trim()
-            ),
-        ),
-        _ => error,
+        Ok(length) if length > 0 => {
+            let said = String::from_utf8_lossy(&text[..length]);
+            explained(error.raw_os_error(), said.trim())
+        }
+        _ => error.into(),
     }
 }
 

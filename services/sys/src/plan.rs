@@ -30,6 +30,9 @@ pub struct LaunchPlan {
     pub dropped_capabilities: Vec<u32>,
     /// Where the in-guest service socket is bound, `None` for no socket.
     pub service_socket: Option<PathBuf>,
+    /// A program of the host that brings all the usual tools to a root that has none: its path in the
+    /// container. It is asked to install itself.
+    pub toolbox: Option<PathBuf>,
     /// What runs as init.
     pub init: InitPlan,
 }
@@ -46,8 +49,8 @@ pub struct Mount {
 /// What a mount shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
-    /// An image, read-only: the tree at this place in the list of descriptors.
-    Image {
+    /// A file system: the tree at this place in the list of descriptors.
+    Tree {
         /// Index of the tree.
         tree: usize,
     },
@@ -57,6 +60,16 @@ pub enum Source {
         tree: usize,
         /// Options of the tmpfs, e.g. `size=64m`.
         data: String,
+    },
+    /// What is there already, under a volume that takes the changes.
+    Changes {
+        /// Index of the tree above.
+        tree: usize,
+    },
+    /// What is there already, with an image over it; nobody can change either.
+    Cover {
+        /// Index of the tree above.
+        tree: usize,
     },
     /// An empty tmpfs.
     Tmpfs {
@@ -107,6 +120,8 @@ pub struct InitPlan {
     pub boot: BootReport,
     /// The signal that asks it to shut down, `None` to decide by the program.
     pub stop_signal: Option<i32>,
+    /// Where there is no such program, `cml-init` waits in its place until it is asked to stop.
+    pub optional: bool,
 }
 
 /// What `cml-init` decided about the init program after looking at it.
@@ -114,6 +129,9 @@ pub struct InitPlan {
 pub struct ChosenInit {
     /// `cml-init` stays process 1.
     pub supervised: bool,
+    /// There is no program; `cml-init` alone waits.
+    #[serde(default)]
+    pub idle: bool,
     /// RUNNING waits for the service socket's BOOT_COMPLETED.
     pub boot_by_service: bool,
     /// What asks process 1 to shut down.

@@ -60,6 +60,18 @@ pub struct Remove {
     pub id: ContainerId,
 }
 
+/// Deletes what a container has stored, after killing it if it runs: its key first, then its volumes. Its
+/// configuration and its PIN stay.
+#[derive(Debug)]
+pub struct Wipe {
+    /// Which container.
+    pub id: ContainerId,
+}
+
+/// As [`Wipe`], of all containers. One that cannot be wiped does not keep the others from it.
+#[derive(Debug)]
+pub struct WipeAll;
+
 /// Reads the configurations of all stopped containers from disk again.
 #[derive(Debug)]
 pub struct Reload;
@@ -257,6 +269,8 @@ crate::request!(Configs => Vec<(ContainerId, ContainerConfig)>, ContainerError, 
 crate::request!(Create => (ContainerId, ContainerConfig), ContainerError, "container.create", 60 s);
 crate::request!(UpdateConfig => (ContainerId, ContainerConfig), ContainerError, "container.update_config", 60 s);
 crate::request!(Remove => (), ContainerError, "container.remove", 60 s);
+crate::request!(Wipe => (), ContainerError, "container.wipe", 180 s);
+crate::request!(WipeAll => (), ContainerError, "container.wipe_all", 600 s);
 crate::request!(Reload => (), ContainerError, "container.reload", 60 s);
 crate::request!(Start => (), ContainerError, "container.start", 480 s);
 crate::request!(Stop => (), ContainerError, "container.stop", 60 s);
@@ -279,6 +293,10 @@ crate::service_port! {
         update_config: UpdateConfig,
         /// Delete a container.
         remove: Remove,
+        /// Delete what a container has stored.
+        wipe: Wipe,
+        /// Delete what all containers have stored.
+        wipe_all: WipeAll,
         /// Read configurations again.
         reload: Reload,
         /// Start.

@@ -39,6 +39,17 @@ pub struct Resolve {
     pub setup: bool,
 }
 
+/// Copies an image into a file of the caller's, and verifies exactly the bytes that were copied.
+#[derive(Debug)]
+pub struct CopyImage {
+    /// The guest OS.
+    pub config: Arc<GuestOsConfig>,
+    /// Which of its images.
+    pub image: String,
+    /// Open for writing, empty.
+    pub into: OwnedFd,
+}
+
 /// Reads the store again.
 #[derive(Debug)]
 pub struct Rescan;
@@ -151,6 +162,7 @@ fn wanted(version: Version) -> String {
 crate::request!(List => Vec<Installed>, GuestOsError, "guestos.list", 10 s);
 crate::request!(Find => Installed, GuestOsError, "guestos.find", 10 s);
 crate::request!(Resolve => Resolved, GuestOsError, "guestos.resolve", 300 s);
+crate::request!(CopyImage => (), GuestOsError, "guestos.copy_image", 300 s);
 crate::request!(Rescan => (), GuestOsError, "guestos.rescan", 60 s);
 
 crate::service_port! {
@@ -162,6 +174,8 @@ crate::service_port! {
         find: Find,
         /// One version with verified, mounted images.
         resolve: Resolve,
+        /// A verified copy of an image.
+        copy_image: CopyImage,
         /// Read the store again.
         rescan: Rescan,
     }

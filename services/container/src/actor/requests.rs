@@ -14,7 +14,7 @@ use super::One;
 use crate::{
     exec::session,
     fsm::{Event, State},
-    one::{Halt, Kill, Reconfigure, Retire},
+    one::{Halt, Kill, Reconfigure, Retire, WipeAtRest},
     plan,
 };
 
@@ -28,17 +28,23 @@ impl Handler<Start> for One {
         if let Err(error) = self.admits(event).and_then(|()| self.is_open()) {
             return Box::pin(fut::err(error));
         }
-        if request.setup {
-            return Box::pin(fut::err(ContainerError::Launch {
-                id: self.id,
-                reason: "setup mode is not available in this version".into(),
-            }));
-        }
-        let unlock = self.unlock(request.pin).into_actor(self);
+        let unlock = self.unlock(request.setup, request.pin).into_actor(self);
         Box::pin(unlock.then(move |unlocked, one, context| {
-            let begun = unlocked
-                .and_then(|()| one.is_open())
-                .map(|()| one.apply_and_wait(event, |one| &mut one.starters, context));
+            let begun = match unlocked.and_then(|key| one.is_open().map(|()| key)) {
+                Ok(key) => {
+                    // Of two starts at the same time one is refused, and must not take the other's key.
+                    if one.admits(event).is_ok() {
+                        one.key = key;
+                    }
+                    Ok(one.apply_and_wait(event, |one| &mut one.starters, context))
+                }
+                Err(error) => {
+                    if let ContainerError::Damaged { .. } = error {
+                        one.report(Event::DataDamaged, context);
+                    }
+                    Err(error)
+                }
+            };
             async move { begun?.await }.into_actor(one)
         }))
     }
@@ -51,7 +57,7 @@ impl Handler<Stop> for One {
         let launched = self.launched_or_not().into_actor(self);
         let unlocked = launched.then(|(), one, _| {
             let admitted = one.admits(Event::Stop);
-            let unlock = one.unlock(request.pin);
+            let unlock = one.authorise(request.pin);
             async move {
                 admitted?;
                 unlock.await
@@ -134,6 +140,19 @@ impl Handler<Exec> for One {
                 .map_err(|error| failed(error.to_string()))?;
             session(running, commands).map_err(|error| failed(error.to_string()))
         })
+    }
+}
+
+impl Handler<WipeAtRest> for One {
+    type Result = ResponseFuture<Result<(), ContainerError>>;
+
+    fn handle(&mut self, _: WipeAtRest, context: &mut Context<Self>) -> Self::Result {
+        let admitted = match self.state().is_at_rest() {
+            true => self.is_open(),
+            false => Err(ContainerError::AlreadyRunning(self.id)),
+        };
+        let wiped = admitted.map(|()| self.wipe(context));
+        Box::pin(async move { wiped?.await })
     }
 }
 

@@ -115,7 +115,7 @@ pub fn encode(keyring: &Keyring, name: &str, pin: &Pin) -> Result<Zeroizing<Vec<
     let content = keyring.to_bytes().map_err(|error| error.to_string())?;
     let key = file.key(pin)?;
     file.sealed =
-        seal::seal(&*key, &file.binding(name), &content).map_err(|error| error.to_string())?;
+        seal::seal(&key, &file.binding(name), &content).map_err(|error| error.to_string())?;
     file.checksum = file.digest()?;
     let mut text = serde_json::to_vec(&file).map_err(|error| error.to_string())?;
     text.push(b'\n');
@@ -150,7 +150,7 @@ pub fn open(path: &Path, name: &str, pin: &Pin) -> Result<Keyring, TokenError> {
     let key = file.key(pin).map_err(|error| damaged(&error))?;
     // The document is intact, so it is the PIN that is wrong, or the file is that of another token.
     let content =
-        seal::open(&*key, &file.binding(name), &file.sealed).ok_or(TokenError::WrongPin)?;
+        seal::open(&key, &file.binding(name), &file.sealed).ok_or(TokenError::WrongPin)?;
     Keyring::from_bytes(&content).ok_or_else(|| damaged("what it holds is no key ring"))
 }
 

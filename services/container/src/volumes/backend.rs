@@ -1,0 +1,131 @@
+//! How volumes are encrypted: the one thing that the ways to do it have in common, and which one is taken.
+
+use std::{
+    fmt,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use cml_bus::secret::Key;
+use cml_sys::mounted::Mounted;
+use cml_wire::proto::CryptfsMode;
+use rustix::io::Errno;
+
+use super::spec::Volume;
+
+/// Why a volume cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeError {
+    /// What is stored in it cannot be read any more, or was tampered with.
+    #[error("volume `{path}`: {reason}")]
+    Damaged {
+        /// Its image.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Anything that can be put right without losing data.
+    #[error("volume `{path}`: {reason}")]
+    Failed {
+        /// Its image.
+        path: String,
+        /// What failed.
+        reason: String,
+    },
+}
+
+impl VolumeError {
+    /// Something that can be put right.
+    pub fn failed(path: &Path, reason: impl fmt::Display) -> Self {
+        Self::Failed {
+            path: path.display().to_string(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Data that are lost.
+    pub fn damaged(path: &Path, reason: impl fmt::Display) -> Self {
+        Self::Damaged {
+            path: path.display().to_string(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// An image that the kernel would not mount: some of its errors mean that what is in there is no such file
+    /// system any more (crypto.md 5.3).
+    pub fn unmountable(path: &Path, error: &cml_sys::Error) -> Self {
+        const DAMAGE: [Errno; 3] = [Errno::IO, Errno::INVAL, Errno::UCLEAN];
+        let errno = error.errno().map(Errno::from_raw_os_error);
+        match errno.is_some_and(|errno| DAMAGE.contains(&errno)) {
+            true => Self::damaged(path, error),
+            false => Self::failed(path, error),
+        }
+    }
+}
+
+/// Where everything of one encrypted volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// The file that holds it.
+    pub image: PathBuf,
+    /// The file that holds its checksums, where the backend has some.
+    pub meta: PathBuf,
+    /// Its name among the devices of the machine.
+    pub label: String,
+    /// The directory at which it is mounted for the daemon.
+    pub mount: PathBuf,
+}
+
+/// A volume that is mounted.
+#[derive(Debug)]
+pub struct OpenVolume {
+    /// What the container sees, opened with `O_PATH`.
+    pub tree: OwnedFd,
+    /// The container may only read it.
+    pub read_only: bool,
+    _mounted: Mounted,
+}
+
+impl OpenVolume {
+    /// A volume that stays mounted as long as this lives.
+    pub fn new(tree: OwnedFd, read_only: bool, mounted: Mounted) -> Self {
+        Self {
+            tree,
+            read_only,
+            _mounted: mounted,
+        }
+    }
+}
+
+/// A way to encrypt volumes.
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// What the status of a container says about it.
+    fn mode(&self) -> CryptfsMode;
+
+    /// The suffix of its images, so that no other backend misreads them (crypto.md 9.3).
+    fn suffix(&self) -> &'static str;
+
+    /// Whether it can hold such a volume; asked before anything is written.
+    ///
+    /// # Errors
+    /// Why not, in words for the operator.
+    fn accepts(&self, volume: &Volume) -> Result<(), String>;
+
+    /// Makes an empty volume in image files that have their size.
+    ///
+    /// # Errors
+    /// [`VolumeError::Failed`]; the caller deletes the files.
+    fn format(&self, site: &Site, volume: &Volume, key: &Key) -> Result<(), VolumeError>;
+
+    /// Opens a volume.
+    ///
+    /// # Errors
+    /// [`VolumeError`].
+    fn open(&self, site: &Site, volume: &Volume, key: &Key) -> Result<OpenVolume, VolumeError>;
+
+    /// The devices that an open volume has, the last one first.
+    fn devices(&self, site: &Site) -> Vec<String>;
+
+    /// Bytes of the file for checksums beside an image of so many bytes; `None` if there is no such file.
+    fn meta_size(&self, size: u64) -> Option<u64>;
+}

@@ -1,0 +1,56 @@
+//! Room on a file system, and files that take it before anything is written to them.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use rustix::{
+    fs::{FallocateFlags, fallocate, statvfs},
+    io::Errno,
+};
+
+use crate::error::{Context, Result};
+
+/// Room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What can still be written.
+    pub free: u64,
+}
+
+/// The room on the file system that a path lies on.
+///
+/// # Errors
+/// What the kernel said.
+pub fn of(path: &Path) -> Result<Space> {
+    let found = statvfs(path).context("inspect", path.display())?;
+    Ok(Space {
+        total: found.f_blocks * found.f_frsize,
+        free: found.f_bavail * found.f_frsize,
+    })
+}
+
+/// Makes a file of this size. The room is taken at once where the file system can do that, so that a full
+/// disk is noticed now and not by whoever writes later.
+///
+/// # Errors
+/// The disk is full, or the file exists.
+pub fn reserve(path: &Path, size: u64) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .context("make", path.display())?;
+    match fallocate(&file, FallocateFlags::empty(), 0, size) {
+        Err(Errno::OPNOTSUPP) => file.set_len(size).context("size", path.display())?,
+        other => other.context("reserve room for", path.display())?,
+    }
+    Ok(file)
+}

@@ -521,3 +521,44 @@ fn a_missing_control_node_is_made() {
     let made = fs::metadata("/dev/mapper/control").unwrap();
     assert_eq!(made.mode() & 0o7777, 0o600);
 }
+
+#[test]
+#[ignore = "needs device-mapper; run in the QEMU guest"]
+fn scanners_are_told_to_keep_off_and_nobody_is_waited_for() {
+    use rustix::net::{
+        AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with,
+    };
+    let events = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        Some(netlink::KOBJECT_UEVENT),
+    )
+    .unwrap();
+    bind(&events, &netlink::SocketAddrNetlink::new(0, 1)).unwrap();
+    Images::new(Mode::EncryptOnly).open(&key(0)).close();
+
+    let mut seen = Vec::new();
+    let mut buffer = [0; 8192];
+    while let Ok((length, _)) = recv(&events, &mut buffer, RecvFlags::empty()) {
+        let event = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let Some(cookie) = event
+            .split('\0')
+            .find_map(|line| line.strip_prefix("DM_COOKIE="))
+        else {
+            continue;
+        };
+        seen.push(event.split('@').next().unwrap().to_owned());
+        // What udev's rules make of it.
+        let flags = run(Command::new("dmsetup").args(["udevflags", cookie]));
+        for flag in ["SUBSYSTEM_RULES", "DISK_RULES", "OTHER_RULES"] {
+            assert!(
+                flags.contains(&format!("DM_UDEV_DISABLE_{flag}_FLAG='1'")),
+                "{flags}"
+            );
+        }
+        assert!(flags.contains("DM_UDEV_PRIMARY_SOURCE_FLAG='1'"), "{flags}");
+        run(Command::new("dmsetup").args(["udevcomplete", cookie]));
+    }
+    assert_eq!(seen, ["change", "remove"]);
+}

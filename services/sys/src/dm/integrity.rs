@@ -9,8 +9,9 @@ pub const SIZE: usize = 512;
 
 /// The sectors that a formatted meta device provides tags for, or `None` if it is not formatted.
 ///
-/// The kernel formats a meta device of zeros by itself when the first table is loaded, and rounds the
-/// data down to whole 4096 bytes. The tags are not valid before every sector was written once.
+/// The kernel formats a meta device of zeros by itself when the first table is loaded, and adapts the
+/// number when a later table is longer. Neither gives the sectors valid tags: whoever was interrupted
+/// while writing every sector for the first time finds a formatted device that cannot be read.
 pub fn sectors(superblock: &[u8]) -> Option<u64> {
     let superblock = superblock.get(..SIZE)?;
     if !superblock.starts_with(b"integrt\0") {

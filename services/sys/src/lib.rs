@@ -13,6 +13,8 @@ pub mod file;
 pub mod host;
 pub mod idmap;
 pub mod image;
+#[cfg(feature = "keypad")]
+pub mod keypad;
 pub mod loopdev;
 pub mod memfd;
 pub mod mount;

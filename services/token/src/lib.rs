@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+pub mod pinpad;
+pub mod pkcs11;
 pub mod signature;
 pub mod softtoken;
 mod tokens;

@@ -5,6 +5,7 @@
 //! pool.
 
 mod module;
+mod slot;
 
 use std::{
     path::{Path, PathBuf},
@@ -15,14 +16,14 @@ use cml_bus::{api::token::TokenError, id::ContainerId, secret::Pin};
 use cryptoki::{
     context::Pkcs11,
     error::{Error, RvError},
-    mechanism::{Mechanism, MechanismType, aead::GcmParams},
-    object::{Attribute, ObjectClass, ObjectHandle},
-    session::{Session, UserType},
-    slot::{Slot, TokenInfo},
-    types::{AuthPin, Ulong},
+    mechanism::{Mechanism, aead::GcmParams},
+    object::{Attribute, KeyType, ObjectClass, ObjectHandle},
+    session::Session,
+    types::Ulong,
 };
 use zeroize::Zeroizing;
 
+use self::slot::secret;
 use crate::softtoken::unusable;
 
 /// The label of the wrapping key.
@@ -38,9 +39,9 @@ const TAG_BYTES: usize = 16;
 
 /// The container's token behind a PKCS#11 module.
 ///
-/// It is the one whose label is the container's uuid in 32 hex digits without dashes: a label has room for
-/// 32 bytes, and four digits less would make tokens of one out of those of two containers. Nothing else is
-/// remembered of it, so a token may come and go with its hardware.
+/// It is the one whose label is the container's uuid without its dashes. That fills the 32 bytes of a label
+/// exactly; cut to them with its dashes, the uuids of two containers could be the same. Nothing else is
+/// remembered of the token, so it may come and go with its hardware.
 #[derive(Debug, Clone)]
 pub struct Pkcs11Token {
     module: PathBuf,
@@ -201,104 +202,6 @@ impl Pkcs11Token {
         work(&alone)
     }
 
-    /// Every token of the module, also those that are not initialised.
-    fn tokens(&self, module: &Pkcs11) -> Result<Vec<(Slot, TokenInfo)>, TokenError> {
-        let slots = module.get_slots_with_token();
-        let mut tokens = Vec::new();
-        for slot in slots.map_err(|error| self.failed(error))? {
-            match module.get_token_info(slot) {
-                Ok(info) => tokens.push((slot, info)),
-                // Pulled out just now, or nothing that the module knows.
-                Err(Error::Pkcs11(
-                    RvError::TokenNotPresent | RvError::TokenNotRecognized | RvError::SlotIdInvalid,
-                    _,
-                )) => {}
-                Err(error) => return Err(self.failed(error)),
-            }
-        }
-        Ok(tokens)
-    }
-
-    /// Where the container's token is now.
-    fn find(&self, module: &Pkcs11) -> Result<Option<Slot>, TokenError> {
-        let label = self.label();
-        let mut ours = self.tokens(module)?;
-        ours.retain(|(_, info)| info.token_initialized() && info.label() == label);
-        match ours[..] {
-            [] => Ok(None),
-            [(slot, _)] => Ok(Some(slot)),
-            _ => Err(self.unusable(format!("more than one token has the label `{label}`"))),
-        }
-    }
-
-    fn log_in(&self, module: &Pkcs11, pin: &Pin) -> Result<Session, TokenError> {
-        let slot = self.find(module)?.ok_or_else(|| {
-            self.unusable(format!(
-                "it has no token with the label `{}`; connect it, or make it by setting the container's \
-                 first PIN with `control change_pin`",
-                self.label()
-            ))
-        })?;
-        if pin.expose().is_empty() {
-            // No token has it, and some modules take it for "ask on the device's own keys".
-            return Err(TokenError::WrongPin);
-        }
-        let opened = module.open_rw_session(slot);
-        let session = opened.map_err(|error| self.failed(error))?;
-        let logged_in = session.login(UserType::User, Some(&secret(pin)));
-        logged_in.map_err(|error| self.refused(error))?;
-        Ok(session)
-    }
-
-    /// Makes a token of a free slot, with a PIN and without a key.
-    fn initialise(&self, module: &Pkcs11, pin: &Pin) -> Result<(), TokenError> {
-        let mut free = self.tokens(module)?;
-        free.retain(|(_, info)| !info.token_initialized());
-        let Some((slot, info)) = free.first() else {
-            return Err(self.unusable(
-                "it has no free slot; remove a token that is not needed with the module's own tool",
-            ));
-        };
-        // Whatever is wrong is better found before the slot is used up.
-        let allowed = info.min_pin_length()..=info.max_pin_length();
-        if !allowed.contains(&pin.expose().len()) {
-            return Err(TokenError::BadNewPin(BAD_LENGTH));
-        }
-        let offered = module.get_mechanism_list(*slot);
-        let offered = offered.map_err(|error| self.failed(error))?;
-        for (needed, name) in [
-            (MechanismType::AES_KEY_GEN, "CKM_AES_KEY_GEN"),
-            (MechanismType::AES_GCM, "CKM_AES_GCM"),
-        ] {
-            if !offered.contains(&needed) {
-                return Err(self.unusable(format!("it does not offer {name}; use another module")));
-            }
-        }
-        let officer = self.officer_pin(info.max_pin_length())?;
-        let made = module.init_token(*slot, &officer, &self.label());
-        made.map_err(|error| self.failed(error))?;
-        let half_made = |error: Error| {
-            self.unusable(format!(
-                "{error}; the token `{}` is half made, remove it with the module's own tool",
-                self.label()
-            ))
-        };
-        // Some modules give a slot another number once it is in use.
-        let slot = self.find(module)?.unwrap_or(*slot);
-        let session = module.open_rw_session(slot).map_err(half_made)?;
-        let officer = session.login(UserType::So, Some(&officer));
-        officer.map_err(half_made)?;
-        session.init_pin(&secret(pin)).map_err(half_made)
-    }
-
-    fn officer_pin(&self, longest: usize) -> Result<AuthPin, TokenError> {
-        // 24 bytes are 32 characters of Base64.
-        let mut bytes = Zeroizing::new([0; 24]);
-        openssl::rand::rand_bytes(&mut *bytes).map_err(|error| self.unusable(error))?;
-        let text = Zeroizing::new(openssl::base64::encode_block(&*bytes));
-        Ok(AuthPin::from(&text[..text.len().min(longest)]))
-    }
-
     fn make_key(&self, session: &Session) -> Result<(), TokenError> {
         // Not for wrapping objects of the token: who may also decrypt would read them.
         let mut template = key_template();
@@ -342,10 +245,6 @@ impl Pkcs11Token {
         [HEADER, self.container.to_string().as_bytes()].concat()
     }
 
-    fn label(&self) -> String {
-        self.container.to_string().replace('-', "")
-    }
-
     fn unusable(&self, reason: impl ToString) -> TokenError {
         unusable(&self.module, reason)
     }
@@ -353,54 +252,17 @@ impl Pkcs11Token {
     fn failed(&self, error: Error) -> TokenError {
         self.unusable(error)
     }
-
-    /// What a token says to a PIN that shall open it.
-    fn refused(&self, error: Error) -> TokenError {
-        match error {
-            Error::Pkcs11(
-                RvError::PinIncorrect | RvError::PinLenRange | RvError::PinInvalid,
-                _,
-            ) => TokenError::WrongPin,
-            Error::Pkcs11(RvError::PinLocked, _) => TokenError::LockedTillReboot,
-            Error::Pkcs11(RvError::UserPinNotInitialized, _) => self.unusable(format!(
-                "the token `{}` has no PIN, its making was interrupted; remove it with the module's own tool",
-                self.label()
-            )),
-            error => self.failed(error),
-        }
-    }
-
-    /// What a token says to a PIN that it shall have.
-    fn refused_new(&self, error: Error) -> TokenError {
-        match error {
-            Error::Pkcs11(RvError::PinLenRange, _) => TokenError::BadNewPin(BAD_LENGTH),
-            Error::Pkcs11(RvError::PinInvalid, _) => {
-                TokenError::BadNewPin("the token does not take its characters")
-            }
-            Error::Pkcs11(RvError::PinTooWeak, _) => {
-                TokenError::BadNewPin("the token finds it too easy to guess")
-            }
-            error => self.refused(error),
-        }
-    }
 }
-
-const BAD_LENGTH: &str = "it is shorter or longer than the token allows";
 
 /// What the wrapping key is known by. A key that could be read out does not count, whatever its label.
 fn key_template() -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(cryptoki::object::KeyType::AES),
+        Attribute::KeyType(KeyType::AES),
         Attribute::Label(KEY_LABEL.to_vec()),
         Attribute::Token(true),
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
     ]
-}
-
-/// In the clothes of the module's crate, which wipes it as well.
-fn secret(pin: &Pin) -> AuthPin {
-    AuthPin::from(pin.expose())
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use cml_bus::{api::token::TokenError, id::ContainerId, secret::Pin};
-use cml_token::pkcs11::Pkcs11Token;
+use cml_token::{pkcs11::Pkcs11Token, softtoken};
 
 /// What SoftHSM reads to find its tokens.
 const CONF: &str = "SOFTHSM2_CONF";
@@ -44,12 +44,14 @@ fn with_softhsm(test: &str, body: impl FnOnce(&Path)) {
     fs::create_dir(&tokens).unwrap();
     let text = format!("directories.tokendir = {}\n", tokens.display());
     fs::write(&conf, text).unwrap();
-    let ran = Command::new(env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(CONF, conf)
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
+    run(test, |command| command.env(CONF, &conf).env(INSIDE, "1"));
+}
+
+/// Runs the test of this name in another process.
+fn run(test: &str, prepare: impl FnOnce(&mut Command) -> &mut Command) {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture"]);
+    let ran = prepare(&mut command).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout);
     let trouble = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{said}{trouble}");
@@ -278,6 +280,74 @@ fn the_key_cannot_be_read_out_by_other_tools() {
                 Attribute::AlwaysSensitive(true)
             ]
         );
+    });
+}
+
+#[test]
+fn a_token_whose_making_was_interrupted_is_named_and_never_opens() {
+    with_softhsm(
+        "a_token_whose_making_was_interrupted_is_named_and_never_opens",
+        |module| {
+            let container = ContainerId::random();
+            let token = Pkcs11Token::new(module, container);
+            assert_eq!(token.exists(), Ok(false));
+            let raw = cryptoki::context::Pkcs11::new(module).unwrap();
+            let free = raw.get_slots_with_token().unwrap()[0];
+            let officer = cryptoki::types::AuthPin::from("12345678");
+            let label = container.to_string().replace('-', "");
+            raw.init_token(free, &officer, &label).unwrap();
+            assert_eq!(token.exists(), Ok(true));
+            for reason in [
+                why(token.check(&pin("1234"))),
+                why(token.provision(&pin("1234"))),
+            ] {
+                assert!(reason.contains("interrupted"), "{reason}");
+                assert!(reason.contains(&label), "{reason}");
+            }
+        },
+    );
+}
+
+#[test]
+fn softtokens_work_beside_a_module_that_has_an_openssl_too() {
+    with_softhsm(
+        "softtokens_work_beside_a_module_that_has_an_openssl_too",
+        |module| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("device.p12");
+            let token = provisioned(module, "1234");
+            softtoken::create(&path, "device", &pin("trustme")).unwrap();
+            assert_eq!(softtoken::check(&path, &pin("trustme")), Ok(()));
+            assert_eq!(token.check(&pin("1234")), Ok(()));
+            let refused = softtoken::check(&path, &pin("1234"));
+            assert_eq!(refused, Err(TokenError::WrongPin));
+        },
+    );
+}
+
+#[test]
+fn a_restart_finds_the_token_and_its_key() {
+    /// Names the file with what the process before has wrapped.
+    const LEFT: &str = "CML_TEST_LEFT";
+    let test = "a_restart_finds_the_token_and_its_key";
+    with_softhsm(test, |module| {
+        if let Some(left) = env::var_os(LEFT) {
+            let left = fs::read(left).unwrap();
+            let (uuid, wrapped) = left.split_at(36);
+            let container = std::str::from_utf8(uuid).unwrap().parse().unwrap();
+            let token = Pkcs11Token::new(module, container);
+            assert_eq!(token.exists(), Ok(true));
+            assert_eq!(*token.unwrap(&pin("1234"), wrapped).unwrap(), KEY);
+            return;
+        }
+        let container = ContainerId::random();
+        let token = Pkcs11Token::new(module, container);
+        token.provision(&pin("1234")).unwrap();
+        let wrapped = token.wrap(&pin("1234"), &KEY).unwrap();
+        let left = tempfile::NamedTempFile::new().unwrap();
+        let bytes = [container.to_string().as_bytes(), &wrapped].concat();
+        fs::write(left.path(), bytes).unwrap();
+        run(test, |command| command.env(LEFT, left.path()));
     });
 }
 

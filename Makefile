@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help deps build programs demo test unit integration lint bench fuzz audit debian
 
-PACKAGES := build-essential busybox-static libssl-dev openssl pkg-config shellcheck squashfs-tools
+PACKAGES := build-essential busybox-static libssl-dev openssl pkg-config shellcheck softhsm2 squashfs-tools
 BENCH_PACKAGES := crun runc
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 # Programs that run inside containers must not need the container's libraries.

@@ -15,6 +15,8 @@ pub mod fscrypt;
 pub mod host;
 pub mod idmap;
 pub mod image;
+#[cfg(feature = "keypad")]
+pub mod keypad;
 pub mod loopdev;
 pub mod memfd;
 pub mod mkfs;

@@ -11,6 +11,8 @@ pub mod keyfile;
 pub mod keyring;
 pub mod keys;
 mod seal;
+pub mod pinpad;
+pub mod pkcs11;
 pub mod signature;
 pub mod softtoken;
 mod tokens;

@@ -4,6 +4,7 @@
 mod adoption;
 mod command_line;
 mod configuration;
+mod encryption;
 mod exec;
 mod freezer;
 mod groups;

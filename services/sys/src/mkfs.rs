@@ -1,6 +1,7 @@
 //! New file systems, made by the programs that belong to them.
 
 use std::{
+    ffi::OsStr,
     path::Path,
     process::{Command, Stdio},
 };
@@ -27,13 +28,41 @@ pub fn make(fs_type: &str, device: &Path, options: &[&str]) -> Result<()> {
             ));
         }
     };
-    let program = format!("mkfs.{fs_type}");
-    let output = Command::new(&program)
+    let device = device.as_os_str();
+    let words = fixed.iter().chain(options).map(OsStr::new);
+    run(&format!("mkfs.{fs_type}"), words.chain([device]))
+}
+
+/// Makes a subvolume in a mounted btrfs.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_subvolume(path: &Path) -> Result<()> {
+    let words = ["subvolume", "create"].map(OsStr::new);
+    run("btrfs", words.into_iter().chain([path.as_os_str()]))
+}
+
+/// Gives a btrfs that is a copy of another one an identity of its own: the kernel takes two with the same
+/// for one.
+///
+/// # Errors
+/// As [`make`].
+pub fn renew_identity(image: &Path) -> Result<()> {
+    run(
+        "btrfstune",
+        ["-f", "-u"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([image.as_os_str()]),
+    )
+}
+
+fn run<'a>(program: &str, words: impl Iterator<Item = &'a OsStr>) -> Result<()> {
+    let words: Vec<_> = words.collect();
+    let output = Command::new(program)
         .env_clear()
         .env("PATH", PROGRAMS)
-        .args(fixed)
-        .args(options)
-        .arg(device)
+        .args(&words)
         .stdin(Stdio::null())
         .output()
         .context("run", format_args!("{program} (is its package installed?)"))?;
@@ -41,8 +70,13 @@ pub fn make(fs_type: &str, device: &Path, options: &[&str]) -> Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
+    let on = words
+        .last()
+        .unwrap_or(&OsStr::new(""))
+        .display()
+        .to_string();
     Err(Error::failed(
-        format!("make {fs_type} on `{}`", device.display()),
+        format!("run {program} on `{on}`"),
         said.trim(),
     ))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
+    io::{Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -32,6 +33,30 @@ pub fn of(path: &Path) -> Result<Space> {
         total: found.f_blocks * found.f_frsize,
         free: found.f_bavail * found.f_frsize,
     })
+}
+
+/// Writes zeros over a whole block device.
+///
+/// # Errors
+/// What the kernel said.
+pub fn fill_with_zeros(device: &Path) -> Result<()> {
+    let shown = || device.display();
+    let mut target = OpenOptions::new()
+        .write(true)
+        .open(device)
+        .context("open", shown())?;
+    let end = target.seek(SeekFrom::End(0)).context("measure", shown())?;
+    target.rewind().context("rewind", shown())?;
+    // 1 MiB at a time.
+    let zeros = vec![0; 1 << 20];
+    let mut left = end;
+    while left > 0 {
+        let length = left.min(zeros.len() as u64);
+        let part = usize::try_from(length).map_or(&zeros[..], |length| &zeros[..length]);
+        target.write_all(part).context("fill", shown())?;
+        left -= length;
+    }
+    target.sync_all().context("sync", shown())
 }
 
 /// Makes a file of this size. The room is taken at once where the file system can do that, so that a full

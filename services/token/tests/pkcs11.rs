@@ -9,7 +9,10 @@ use std::{
 };
 
 use cml_bus::{api::token::TokenError, id::ContainerId, secret::Pin};
-use cml_token::{pkcs11::Pkcs11Token, softtoken};
+use cml_token::{
+    pkcs11::Pkcs11Token,
+    softtoken::{Format, Softtoken},
+};
 
 /// What SoftHSM reads to find its tokens.
 const CONF: &str = "SOFTHSM2_CONF";
@@ -314,12 +317,12 @@ fn softtokens_work_beside_a_module_that_has_an_openssl_too() {
         "softtokens_work_beside_a_module_that_has_an_openssl_too",
         |module| {
             let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("device.p12");
+            let soft = Softtoken::new(dir.path(), "device", Format::P12);
             let token = provisioned(module, "1234");
-            softtoken::create(&path, "device", &pin("trustme")).unwrap();
-            assert_eq!(softtoken::check(&path, &pin("trustme")), Ok(()));
+            soft.create(&pin("trustme")).unwrap();
+            assert!(soft.open(&pin("trustme")).is_ok());
             assert_eq!(token.check(&pin("1234")), Ok(()));
-            let refused = softtoken::check(&path, &pin("1234"));
+            let refused = soft.open(&pin("1234")).map(drop);
             assert_eq!(refused, Err(TokenError::WrongPin));
         },
     );

@@ -99,8 +99,8 @@ impl OpenVolume {
 
 /// A way to encrypt volumes.
 pub trait Backend: fmt::Debug + Send + Sync {
-    /// What the status of a container says about it.
-    fn mode(&self) -> CryptfsMode;
+    /// What the status of the container whose images lie in this directory says.
+    fn mode(&self, dir: &Path) -> CryptfsMode;
 
     /// The suffix of its images, so that no other backend misreads them (crypto.md 9.3).
     fn suffix(&self) -> &'static str;

@@ -36,7 +36,7 @@ const WRITE_OUT: Duration = Duration::from_secs(60);
 pub struct Fscrypt;
 
 impl Backend for Fscrypt {
-    fn mode(&self) -> CryptfsMode {
+    fn mode(&self, _: &Path) -> CryptfsMode {
         CryptfsMode::EncryptOnly
     }
 

@@ -5,6 +5,7 @@
 //! own when it is complete, so an interrupted start leaves nothing that a later one could take for data.
 
 pub mod backend;
+mod dm;
 mod fscrypt;
 mod plain;
 pub mod room;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use cml_bus::{id::ContainerId, secret::Key};
-use cml_sys::{atomic, file, loopdev, mount, space};
+use cml_sys::{atomic, dm::Control, file, loopdev, mkfs, mount, space};
 use cml_wire::proto::CryptfsMode;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,14 @@ impl Traces {
             let _ = fs::remove_dir(at);
             let _ = at.parent().map(fs::remove_dir);
         }
+        if !self.devices.is_empty() {
+            let control = Control::open().map_err(|error| error.to_string())?;
+            let remove = |device: &String| control.remove(device, PATIENCE);
+            self.devices
+                .iter()
+                .try_for_each(remove)
+                .map_err(|error| error.to_string())?;
+        }
         let release = |image: &PathBuf| loopdev::await_release(image, PATIENCE);
         self.images
             .iter()
@@ -99,6 +108,9 @@ impl Volumes {
     /// Volumes in the images directories of containers, mounted below `mounts`.
     pub fn new(containers: PathBuf, mounts: PathBuf, policy: Policy) -> Self {
         let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+        if let Some(dm) = dm::Dm::detect() {
+            backends.push(Box::new(dm));
+        }
         if policy.allow_fscrypt {
             backends.push(Box::new(fscrypt::Fscrypt));
         }
@@ -158,7 +170,9 @@ impl Volumes {
         let encrypted = |volume: &&Volume| matches!(volume.content, Content::Encrypted { .. });
         let first = volumes.iter().find(encrypted);
         let backend = first.and_then(|volume| self.backend(id, volume).ok());
-        backend.map_or(CryptfsMode::NotImplemented, Backend::mode)
+        backend.map_or(CryptfsMode::NotImplemented, |backend| {
+            backend.mode(&self.dir(id))
+        })
     }
 
     /// Whether a container has written anything yet that only its key opens.
@@ -199,7 +213,10 @@ impl Volumes {
             };
             traces.mounts.push(self.mount(id, volume));
             let image = self.file(id, &volume.name, suffix);
-            traces.images.extend([unfinished(&image), image]);
+            let meta = self.file(id, &volume.name, "meta.img");
+            traces
+                .images
+                .extend([unfinished(&image), image, unfinished(&meta), meta]);
         }
         Ok(traces)
     }
@@ -346,6 +363,10 @@ impl Volumes {
         fs::File::open(&new)
             .and_then(|new| new.sync_all())
             .map_err(failed)?;
+        // The file system knows its copies apart by their identity alone.
+        if volume.fs_type == "btrfs" {
+            mkfs::renew_identity(&new).map_err(|error| VolumeError::failed(&image, error))?;
+        }
         fs::rename(&new, &image).map_err(failed)?;
         atomic::sync_dir(&self.dir(id)).map_err(|error| VolumeError::failed(&image, error))
     }

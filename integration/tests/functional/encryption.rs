@@ -1,80 +1,24 @@
 //! Encrypted volumes: what is written can be read again with the PIN and by nobody without it.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
-use cml_integration::{Daemon, Output, Setup};
-use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
+use cml_integration::{
+    Daemon,
+    encrypted::{images, persistent, prepared, setup, sh, start, stop, volume},
+};
+use cml_wire::proto::{GuestOsMount, guest_os_mount::Type};
 
 /// The name of a file and a word in it; neither may ever be seen on the disk.
 const NAME: &str = "file-that-nobody-should-see";
 const MARKER: &str = "marker-that-nobody-should-read";
 
-fn setup() -> Setup {
-    let plain = Setup::default();
-    Setup {
-        device_conf: format!(
-            "{}storage_fallback: FSCRYPT\nfree_space_reserve: 1\n",
-            plain.device_conf
-        ),
-        ..plain
-    }
-}
-
-/// A mount with a volume of 16 MiB.
-fn volume(kind: Type, image: &str, target: &str) -> GuestOsMount {
-    GuestOsMount {
-        image_file: image.into(),
-        mount_point: target.into(),
-        fs_type: "ext4".into(),
-        mount_type: kind.into(),
-        image_size: Some(16),
-        ..Default::default()
-    }
-}
-
-/// A guest OS whose root takes changes for good, with a volume beside it.
-fn persistent(guest: &mut GuestOsConfig) {
-    guest.mounts[0].set_mount_type(Type::Shared);
-    guest.mounts.push(volume(Type::OverlayRw, "changes", "/"));
-    guest.mounts.push(volume(Type::Empty, "data", "/data"));
-}
-
-/// A daemon with such a guest OS, and a container of it that was never started.
-fn prepared(lines: &str) -> (Daemon, String) {
-    let mut daemon = Daemon::prepared(setup());
-    daemon.add_guest("persistent", persistent);
-    daemon.start();
-    let uuid = daemon.create(&format!(
-        "name: \"web\"\nguest_os: \"persistent\"\n{lines}"
-    ));
-    (daemon, uuid)
-}
-
-fn sh(daemon: &Daemon, script: &str) -> Output {
-    daemon
-        .control()
-        .run(&["run", "web", "nopty", "sh", "-c", script])
-}
-
-fn start(daemon: &Daemon) {
-    daemon.control().ok(&["start", "web", "--key=trustme"]);
-    daemon.wait_for("web", "RUNNING");
-}
-
-fn stop(daemon: &Daemon) {
-    daemon.control().ok(&["stop", "web", "--key=trustme"]);
-    daemon.wait_for("web", "STOPPED");
-}
-
-fn images(daemon: &Daemon, uuid: &str) -> Vec<PathBuf> {
-    let dir = daemon.base().join("containers").join(uuid);
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
-}
-
 fn contains(path: &PathBuf, word: &str) -> bool {
-    let bytes = fs::read(path).unwrap();
-    bytes.windows(word.len()).any(|part| part == word.as_bytes())
+    let grep = Command::new("grep")
+        .arg("-qaF")
+        .arg(word)
+        .arg(path)
+        .status();
+    grep.unwrap().success()
 }
 
 #[test]
@@ -90,7 +34,10 @@ fn what_a_container_writes_is_there_again_and_nowhere_to_be_read() {
         let images = images(&daemon, &uuid);
         assert!(images.len() >= 2, "{images:?}");
         for image in &images {
-            assert!(!contains(image, MARKER) && !contains(image, NAME), "{image:?}");
+            assert!(
+                !contains(image, MARKER) && !contains(image, NAME),
+                "{image:?}"
+            );
         }
         let wrong = ["start", "web", "--key=guess"];
         daemon
@@ -99,9 +46,174 @@ fn what_a_container_writes_is_there_again_and_nowhere_to_be_read() {
         let nothing = daemon.control().run(&["start", "web", "--key="]);
         assert_eq!(nothing.value("response"), "CONTAINER_START_PASSWD_WRONG");
         start(&daemon);
-        let read = sh(&daemon, &format!("cat /data/{NAME} /etc/{NAME}; ls /etc/passwd"));
+        let read = sh(
+            &daemon,
+            &format!("cat /data/{NAME} /etc/{NAME}; ls /etc/passwd"),
+        );
         assert_eq!(read.out, format!("{MARKER}\n{MARKER}\n"), "{read:?}");
         assert_ne!(read.status, 0, "what was deleted is back");
         stop(&daemon);
     }
+}
+
+#[test]
+fn a_guest_that_reboots_has_its_volumes_without_a_pin() {
+    let (daemon, _) = prepared("");
+    start(&daemon);
+    assert_eq!(sh(&daemon, "echo x >/data/x").status, 0);
+    sh(&daemon, "reboot -f");
+    daemon.wait_for_log("REBOOTING");
+    daemon.wait_for("web", "RUNNING");
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    stop(&daemon);
+    start(&daemon);
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    stop(&daemon);
+}
+
+#[test]
+fn a_container_outlives_its_daemon_with_its_volumes_and_stops_without_a_trace() {
+    let (mut daemon, _) = prepared("");
+    start(&daemon);
+    assert_eq!(sh(&daemon, "echo x >/data/x").status, 0);
+    daemon.crash();
+    daemon.start();
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    // Nobody has its key any more, so its reboot is its end.
+    sh(&daemon, "reboot -f");
+    daemon.wait_for("web", "STOPPED");
+    daemon.wait_for_log("nobody has given the PIN");
+    start(&daemon);
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    stop(&daemon);
+}
+
+#[test]
+fn the_status_says_how_a_container_is_encrypted() {
+    let (daemon, _) = prepared("");
+    daemon.create("name: \"plain\"\nguest_os: \"busybox\"\n");
+    let mode = |name: &str| {
+        let state = daemon.control().ok(&["state", name]);
+        state.value("cryptfs_mode")
+    };
+    assert_eq!(mode("web"), "ENCRYPT_ONLY");
+    assert_eq!(mode("plain"), "NOT_IMPLEMENTED");
+    start(&daemon);
+    assert_eq!(mode("web"), "ENCRYPT_ONLY");
+    stop(&daemon);
+}
+
+#[test]
+fn a_container_has_exactly_the_room_that_its_volume_says() {
+    let (daemon, _) = prepared("image_sizes: { image_name: \"data\" image_size: 12 }\n");
+    start(&daemon);
+    let full = sh(&daemon, "head -c 20m /dev/zero >/data/x; wc -c </data/x");
+    let written: u64 = full.out.trim().parse().unwrap();
+    assert!((6 << 20..12 << 20).contains(&written), "{full:?}");
+    // The root has its own room.
+    assert_eq!(sh(&daemon, "head -c 4m /dev/zero >/etc/x").status, 0);
+    stop(&daemon);
+}
+
+#[test]
+fn a_size_that_the_guest_os_does_not_allow_or_the_disk_does_not_have_is_refused() {
+    let mut daemon = Daemon::prepared(setup());
+    daemon.add_guest("bounded", |guest| {
+        guest.mounts.push(GuestOsMount {
+            max_size: Some(20),
+            ..volume(Type::Empty, "data", "/data")
+        });
+    });
+    daemon.add_guest("huge", |guest| {
+        guest.mounts.push(GuestOsMount {
+            max_size: Some(u32::MAX),
+            image_size: Some(u64::from(u32::MAX)),
+            ..volume(Type::Empty, "data", "/data")
+        });
+    });
+    daemon.start();
+    for (lines, said) in [
+        (
+            "guest_os: \"bounded\"\nimage_sizes: { image_name: \"data\" image_size: 21 }\n",
+            "10 to 20 MiB",
+        ),
+        ("guest_os: \"huge\"\n", "must stay free"),
+    ] {
+        let conf = daemon.path("bad.conf");
+        fs::write(&conf, format!("name: \"web\"\n{lines}")).unwrap();
+        let refused = daemon.control().run(&["create", conf.to_str().unwrap()]);
+        assert_eq!(refused.status, 1);
+        assert!(refused.err.contains(said), "{refused:?}");
+    }
+    let left = fs::read_dir(daemon.base().join("containers")).unwrap();
+    assert_eq!(left.count(), 0, "nothing was written");
+}
+
+#[test]
+fn without_a_way_to_encrypt_nothing_is_written() {
+    let mut daemon = Daemon::default();
+    daemon.add_guest("persistent", persistent);
+    let uuid = daemon.create("name: \"web\"\nguest_os: \"persistent\"\n");
+    let refused = daemon.control().refused(
+        &["start", "web", "--key=trustme"],
+        "CONTAINER_START_EINTERNAL",
+    );
+    assert!(refused.err.contains("storage_fallback"), "{refused:?}");
+    assert!(images(&daemon, &uuid).is_empty());
+    // Nor without a key.
+    daemon.create("name: \"none\"\nguest_os: \"persistent\"\ntoken_type: NONE\n");
+    daemon
+        .control()
+        .refused(&["start", "none"], "CONTAINER_START_EINTERNAL");
+}
+
+#[test]
+fn setup_mode_installs_what_a_normal_start_finds() {
+    let (daemon, _) = prepared("");
+    let control = daemon.control();
+    control.ok(&["start", "web", "--key=trustme", "--setup"]);
+    daemon.wait_for("web", "SETUP");
+    let install = "set -e; echo new >/setup/etc/installed; echo data >/setup/data/x; \
+                   test -e /setup/bin/sh; ls -l /bin/ls";
+    let installed = sh(&daemon, install);
+    assert!(installed.out.contains("busybox"), "{installed:?}");
+    control.ok(&["freeze", "web"]);
+    control.ok(&["unfreeze", "web"]);
+    daemon.wait_for("web", "SETUP");
+    stop(&daemon);
+    start(&daemon);
+    assert_eq!(sh(&daemon, "cat /etc/installed /data/x").out, "new\ndata\n");
+    assert_eq!(sh(&daemon, "ls /setup").out, "");
+    stop(&daemon);
+}
+
+#[test]
+fn setup_mode_survives_the_daemon_and_verifies_its_own_images() {
+    let mut daemon = Daemon::prepared(setup());
+    daemon.add_guest("persistent", |guest| {
+        guest.mounts_setup = vec![guest.mounts[0].clone()];
+        guest.mounts_setup[0].image_file = "installer".into();
+        guest.mounts_setup[0].set_mount_type(Type::Shared);
+        persistent(guest);
+    });
+    daemon.add_image("persistent-1", "installer");
+    daemon.start();
+    daemon.create("name: \"web\"\nguest_os: \"persistent\"\n");
+    let setup = ["start", "web", "--key=trustme", "--setup"];
+    daemon.control().ok(&setup);
+    assert_eq!(sh(&daemon, "echo x >/setup/data/x; ls /bin/sh").status, 0);
+    daemon.crash();
+    daemon.start();
+    assert_eq!(daemon.state("web"), "SETUP");
+    assert_eq!(sh(&daemon, "cat /setup/data/x").out, "x\n");
+    stop(&daemon);
+    let image = daemon.store().join("persistent-1/installer.img");
+    let mut bytes = fs::read(&image).unwrap();
+    bytes[5000] ^= 1;
+    fs::write(&image, bytes).unwrap();
+    daemon
+        .control()
+        .refused(&setup, "CONTAINER_START_EINTERNAL");
+    start(&daemon);
+    stop(&daemon);
 }

@@ -12,3 +12,4 @@ mod guests;
 mod lifecycle;
 mod pin;
 mod volumes;
+mod wipe;

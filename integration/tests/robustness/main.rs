@@ -3,5 +3,7 @@
 
 mod crashes;
 mod crowds;
+mod damage;
 mod garbage;
 mod hostile_guests;
+mod power_cuts;

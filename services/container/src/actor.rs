@@ -513,11 +513,18 @@ impl One {
     }
 
     /// A wipe that a daemon before this one has begun is finished before anything else happens.
-    fn finish_wipe(&mut self, context: &mut Context<Self>) {
-        if self.state().is_at_rest() && self.env.store.is_wiping(self.id) {
-            tracing::warn!(container = %self.id, "finishing an interrupted wipe");
-            drop(self.wipe(context));
+    fn finish_wipe(&self, context: &mut Context<Self>) {
+        if !self.state().is_at_rest() || !self.env.store.is_wiping(self.id) {
+            return;
         }
+        tracing::warn!(container = %self.id, "finishing an interrupted wipe");
+        let (env, id) = (self.env.clone(), self.id);
+        let wipe = async move { env.wipe(id).await };
+        context.wait(wipe.into_actor(self).map(|wiped, one, _| {
+            if let Err(error) = wiped {
+                tracing::error!(container = %one.id, %error, "not wiped");
+            }
+        }));
     }
 
     fn adopted(&mut self, live: Live, context: &mut Context<Self>) {

@@ -48,10 +48,11 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     // Sessions that enter must never see a umask or a directory of the daemon.
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
+    // First, as the tools bring an init along that nobody has asked for.
+    let chosen = choose(&plan.init)?;
     if let Some(toolbox) = &plan.toolbox {
         toolbox::install(toolbox).stage("install the tools")?;
     }
-    let chosen = choose(&plan.init)?;
     if plan.ids.is_none() {
         isolate::forbid_kernel_loading().stage("filter system calls")?;
     }

@@ -1,0 +1,162 @@
+//! Damaged files: each gives the right state and answer, none is silently replaced.
+
+use std::{fs, path::Path};
+
+use cml_integration::{
+    Daemon,
+    encrypted::{images, prepared, sh, start, stop},
+};
+
+/// A container that has written something and is stopped.
+fn used() -> (Daemon, String) {
+    let (daemon, uuid) = prepared("");
+    start(&daemon);
+    assert_eq!(sh(&daemon, "echo x >/data/x").status, 0);
+    stop(&daemon);
+    (daemon, uuid)
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+/// The start finds that data are lost; only a wipe helps.
+fn is_zombie(daemon: &Daemon, uuid: &str) {
+    let refused = daemon.control().refused(
+        &["start", "web", "--key=trustme"],
+        "CONTAINER_CTRL_EINTERNAL",
+    );
+    assert!(refused.err.contains("wipe or remove"), "{refused:?}");
+    assert_eq!(daemon.state("web"), "ZOMBIE");
+    daemon.control().refused(
+        &["start", "web", "--key=trustme"],
+        "CONTAINER_CTRL_EINTERNAL",
+    );
+    daemon.control().ok(&["wipe", "web"]);
+    assert!(images(daemon, uuid).is_empty());
+    assert_eq!(daemon.state("web"), "STOPPED");
+    start(daemon);
+    assert_ne!(sh(daemon, "cat /data/x").status, 0);
+    stop(daemon);
+}
+
+#[test]
+fn a_damaged_or_missing_key_makes_a_zombie_and_no_new_key() {
+    for damage in ["flipped", "cut", "empty", "missing"] {
+        let (daemon, uuid) = used();
+        let key = daemon.base().join(format!("keys/{uuid}.key"));
+        match damage {
+            "flipped" => flip(&key, 40),
+            "cut" => fs::write(&key, &fs::read(&key).unwrap()[..50]).unwrap(),
+            "empty" => fs::write(&key, "").unwrap(),
+            _ => fs::remove_file(&key).unwrap(),
+        }
+        is_zombie(&daemon, &uuid);
+    }
+}
+
+#[test]
+fn a_damaged_image_makes_a_zombie_and_is_never_formatted() {
+    for damage in ["superblock", "cut", "empty"] {
+        let (daemon, uuid) = used();
+        let image = images(&daemon, &uuid)
+            .into_iter()
+            .find(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .starts_with("data.")
+            })
+            .unwrap();
+        match damage {
+            // The magic number of ext4 is at 0x438 (ext4 disk layout); elsewhere it is ciphertext.
+            "superblock" => flip(&image, 0x438),
+            "cut" => fs::File::options()
+                .write(true)
+                .open(&image)
+                .unwrap()
+                .set_len(1 << 20)
+                .unwrap(),
+            _ => fs::write(&image, "").unwrap(),
+        }
+        let damaged = fs::read(&image).unwrap();
+        let refused = daemon.control().run(&["start", "web", "--key=trustme"]);
+        assert_eq!(
+            refused.value("response"),
+            "CONTAINER_CTRL_EINTERNAL",
+            "{damage}: {refused:?}"
+        );
+        assert_eq!(
+            fs::read(&image).unwrap(),
+            damaged,
+            "{damage}: it was changed"
+        );
+        daemon.control().ok(&["wipe", "web"]);
+        start(&daemon);
+        stop(&daemon);
+    }
+}
+
+#[test]
+fn a_zombie_can_be_removed_and_no_other_container_minds() {
+    let (daemon, uuid) = used();
+    fs::remove_file(daemon.base().join(format!("keys/{uuid}.key"))).unwrap();
+    daemon.control().refused(
+        &["start", "web", "--key=trustme"],
+        "CONTAINER_CTRL_EINTERNAL",
+    );
+    daemon.running("other", "busybox");
+    daemon.control().ok(&["remove", "web"]);
+    assert!(!daemon.base().join("containers").join(&uuid).exists());
+    daemon.answers("other");
+}
+
+#[test]
+fn a_damaged_token_is_said_to_be_damaged_and_loses_nothing() {
+    let (daemon, _) = used();
+    let token = daemon.base().join("tokens/device.tok");
+    let whole = fs::read(&token).unwrap();
+    for damage in ["flipped", "cut", "empty", "missing"] {
+        match damage {
+            "flipped" => flip(&token, whole.len() / 2),
+            "cut" => fs::write(&token, &whole[..whole.len() / 2]).unwrap(),
+            "empty" => fs::write(&token, "").unwrap(),
+            _ => fs::remove_file(&token).unwrap(),
+        }
+        for _ in 0..4 {
+            let refused = daemon.control().refused(
+                &["start", "web", "--key=trustme"],
+                "CONTAINER_START_UNLOCK_FAILED",
+            );
+            assert!(refused.err.contains("device.tok"), "{refused:?}");
+        }
+        assert_eq!(
+            daemon.state("web"),
+            "STOPPED",
+            "a backup of the token helps"
+        );
+        fs::write(&token, &whole).unwrap();
+        start(&daemon);
+        assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+        stop(&daemon);
+    }
+}
+
+#[test]
+fn what_an_interrupted_start_has_left_is_in_nobodys_way() {
+    let (daemon, uuid) = prepared("");
+    let dir = daemon.base().join("containers").join(&uuid);
+    fs::create_dir(&dir).unwrap();
+    for name in [
+        ".data.fscrypt.img.new",
+        ".changes.img.new",
+        ".changes.meta.img.new",
+    ] {
+        fs::write(dir.join(name), "half").unwrap();
+    }
+    start(&daemon);
+    stop(&daemon);
+}

@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help deps build programs demo test unit integration lint bench fuzz audit debian
 
-PACKAGES := build-essential busybox-static libssl-dev openssl pkg-config shellcheck softhsm2 squashfs-tools
+PACKAGES := btrfs-progs build-essential busybox-static e2fsprogs libssl-dev openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 # Programs that run inside containers must not need the container's libraries.

@@ -1,8 +1,8 @@
 //! Mount types that work without encryption, and those that refuse to.
 
-use std::fs;
+use std::{fs, path::Path, process::Command};
 
-use cml_integration::Daemon;
+use cml_integration::{Daemon, kit::run};
 use cml_wire::proto::{GuestOsMount, guest_os_mount::Type};
 
 fn mount(kind: Type, image: &str, target: &str, fs_type: &str) -> GuestOsMount {
@@ -146,5 +146,119 @@ fn without_a_network_namespace_the_hosts_interfaces_are_there() {
             daemon.facts(&name)["namespaces"]["net"],
             ours.to_str().unwrap()
         );
+    }
+}
+
+/// A file system image with one file in it.
+fn small_image(path: &Path, word: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("word"), word).unwrap();
+    let text = |path: &Path| path.display().to_string();
+    run(Command::new("mkfs.ext4").args(["-q", "-d", &text(dir.path()), &text(path), "4M"]));
+}
+
+fn sha256(path: &Path) -> String {
+    let output = Command::new("sha256sum").arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+}
+
+#[test]
+fn a_copy_of_an_image_is_the_containers_own_and_stays() {
+    let mut daemon = Daemon::default();
+    let image = daemon.path("seed.img");
+    small_image(&image, "seed");
+    let hash = sha256(&image);
+    daemon.add_guest("copies", |guest| {
+        guest.mounts.push(GuestOsMount {
+            image_size: Some(4 << 20),
+            image_sha2_256: Some(hash),
+            ..mount(Type::Copy, "seed", "/mnt/scratch", "ext4")
+        });
+    });
+    let stored = daemon.store().join("copies-1/seed.img");
+    fs::copy(&image, &stored).unwrap();
+    for name in ["a", "b"] {
+        daemon.running(name, "copies");
+    }
+    assert_eq!(sh(&daemon, "a", "cat /mnt/scratch/word").out, "seed");
+    assert_eq!(sh(&daemon, "a", "echo a >/mnt/scratch/word").status, 0);
+    assert_eq!(sh(&daemon, "b", "cat /mnt/scratch/word").out, "seed");
+    daemon.control().ok(&["stop", "a"]);
+    daemon.wait_for("a", "STOPPED");
+    daemon.control().ok(&["start", "a"]);
+    assert_eq!(sh(&daemon, "a", "cat /mnt/scratch/word").out, "a\n");
+    assert_eq!(fs::read(&stored).unwrap(), fs::read(&image).unwrap());
+    // What is copied is verified, for everybody who comes later.
+    let mut bytes = fs::read(&stored).unwrap();
+    bytes[2 << 20] ^= 1;
+    fs::write(&stored, bytes).unwrap();
+    let uuid = daemon.create("name: \"c\"\nguest_os: \"copies\"\ntoken_type: NONE\n");
+    let refused = daemon
+        .control()
+        .refused(&["start", "c"], "CONTAINER_START_EINTERNAL");
+    assert!(refused.err.contains("SHA-256"), "{refused:?}");
+    let copy = daemon.base().join(format!("containers/{uuid}/seed.img"));
+    assert!(!copy.exists());
+}
+
+#[test]
+fn a_device_is_copied_once_and_writable_only_when_it_says_so() {
+    let mut daemon = Daemon::default();
+    let image = daemon.path("disk.img");
+    small_image(&image, "disk");
+    let output = Command::new("losetup")
+        .args(["--find", "--show", image.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    daemon.add_guest("readable", |guest| {
+        guest
+            .mounts
+            .push(mount(Type::Device, &device, "/mnt/ro", "ext4"));
+    });
+    daemon.add_guest("writable", |guest| {
+        guest
+            .mounts
+            .push(mount(Type::DeviceRw, &device, "/mnt/rw", "ext4"));
+    });
+    daemon.running("ro", "readable");
+    daemon.running("rw", "writable");
+    run(Command::new("losetup").args(["--detach", &device]));
+    assert_eq!(sh(&daemon, "ro", "cat /mnt/ro/word").out, "disk");
+    assert_ne!(sh(&daemon, "ro", "echo x >/mnt/ro/word").status, 0);
+    assert_eq!(sh(&daemon, "rw", "echo x >/mnt/rw/word").status, 0);
+    // The device is not needed any more.
+    daemon.control().ok(&["stop", "rw"]);
+    daemon.wait_for("rw", "STOPPED");
+    daemon.control().ok(&["start", "rw"]);
+    assert_eq!(sh(&daemon, "rw", "cat /mnt/rw/word").out, "x\n");
+    let absent = daemon.create("name: \"late\"\nguest_os: \"writable\"\ntoken_type: NONE\n");
+    let refused = daemon
+        .control()
+        .refused(&["start", &absent], "CONTAINER_START_EINTERNAL");
+    assert!(refused.err.contains(&device), "{refused:?}");
+}
+
+#[test]
+fn an_image_over_another_covers_it_and_nobody_changes_either() {
+    let mut daemon = Daemon::default();
+    let image = daemon.path("cover.img");
+    small_image(&image, "cover");
+    let hash = sha256(&image);
+    daemon.add_guest("covered", |guest| {
+        guest.mounts[0].set_mount_type(Type::Shared);
+        guest.mounts.push(GuestOsMount {
+            image_size: Some(4 << 20),
+            image_sha2_256: Some(hash),
+            ..mount(Type::OverlayRo, "cover", "/etc", "ext4")
+        });
+    });
+    fs::copy(&image, daemon.store().join("covered-1/cover.img")).unwrap();
+    for userns in [true, false] {
+        let name = format!("x{userns}");
+        daemon.running_with(&name, "covered", &format!("userns: {userns}\n"));
+        let seen = sh(&daemon, &name, "cat /etc/word && test -e /etc/passwd");
+        assert_eq!((seen.out.as_str(), seen.status), ("cover", 0), "{seen:?}");
+        assert_ne!(sh(&daemon, &name, "echo x >/etc/word").status, 0);
     }
 }

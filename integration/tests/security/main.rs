@@ -5,3 +5,4 @@ mod containment;
 mod executables;
 mod hostile_images;
 mod inheritance;
+mod secrets;

@@ -48,7 +48,11 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     compose::make_base(&base)
         .map_err(|error| format!("cannot make `{}`: {}", base.display(), error.source))?;
     let run = RunDir::take(&args.run, &base)?;
+    let locked = cml_sys::proc::lock_memory();
     log::start(&args.logs).map_err(|error| format!("`{}`: {error}", args.logs.display()))?;
+    if let Err(error) = locked {
+        tracing::warn!(%error, "secrets may be swapped out; give cmld CAP_IPC_LOCK");
+    }
     let places = Places {
         base,
         run: run.private().to_owned(),

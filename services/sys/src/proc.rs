@@ -103,6 +103,20 @@ pub fn forbid_core_dumps() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbid", "core dumps")
 }
 
+/// Keeps all memory of this process out of the swap, where PINs and keys would outlive it. Memory is locked
+/// when it is first used, so nothing is taken that is not needed.
+///
+/// # Errors
+/// The process may not lock as much as it needs.
+pub fn lock_memory() -> Result<()> {
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: takes flags only, and changes nothing that a program can observe.
+    match unsafe { libc::mlockall(flags) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("lock", "memory"),
+    }
+}
+
 /// Gives this process a mount namespace of its own in which the host's mounts still appear (LIF-10).
 /// Must run before the first thread is started: the namespace belongs to the calling thread.
 ///

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cml_integration::{Control, Daemon, Setup};
+use cml_integration::{Control, Daemon, Setup, encrypted};
 
 #[test]
 fn a_wrong_pin_starts_and_stops_nothing() {
@@ -213,4 +213,125 @@ fn a_pin_that_protects_nothing_or_nobody_is_refused() {
     assert_eq!(differ.status, 1, "{differ:?}");
     daemon.create("name: \"web\"\nguest_os: \"busybox\"\n");
     control.ok(&["start", "web", "--key=trustme"]);
+}
+
+/// SoftHSM as the module of a device, and a place where it keeps its tokens.
+fn softhsm(daemon: &Daemon) {
+    let modules = daemon.base().join("pkcs11");
+    std::fs::create_dir(&modules).unwrap();
+    // Where Debian has it; the link is followed to a file that only root may change.
+    let found = ["/usr/lib/softhsm", "/usr/lib/x86_64-linux-gnu/softhsm"]
+        .map(|dir| std::path::Path::new(dir).join("libsofthsm2.so"));
+    let module = found.iter().find(|path| path.exists());
+    let module = module.expect("the package softhsm2 is installed");
+    std::os::unix::fs::symlink(module, modules.join("softhsm.so")).unwrap();
+}
+
+#[test]
+fn a_pkcs11_token_protects_a_container_with_its_own_pin() {
+    let kept = tempfile::tempdir().unwrap();
+    let conf = kept.path().join("softhsm2.conf");
+    std::fs::create_dir(kept.path().join("tokens")).unwrap();
+    let tokens = kept.path().join("tokens");
+    std::fs::write(
+        &conf,
+        format!("directories.tokendir = {}\n", tokens.display()),
+    )
+    .unwrap();
+    let variable = format!("SOFTHSM2_CONF={}", conf.display());
+    let mut daemon = Daemon::prepared(Setup {
+        through: vec!["env", variable.leak()],
+        ..encrypted::setup()
+    });
+    daemon.add_guest("persistent", encrypted::persistent);
+    softhsm(&daemon);
+    daemon.start();
+    let control = daemon.control();
+    let uuid = daemon.create(
+        "name: \"web\"\nguest_os: \"persistent\"\ntoken_type: PKCS11\npkcs11_module: \"softhsm.so\"\n",
+    );
+    let refused = |pin: &str, response: &str| {
+        let key = format!("--key={pin}");
+        control.refused(&["start", "web", &key], response);
+    };
+    refused("1234", "CONTAINER_START_TOKEN_UNPAIRED");
+    assert_eq!(
+        change(&control, &["web"], "guess\n1234\n1234\n"),
+        NOT_CHANGED
+    );
+    assert_eq!(change(&control, &["web"], "trustme\n1234\n1234\n"), CHANGED);
+    refused("trustme", "CONTAINER_START_PASSWD_WRONG");
+    control.ok(&["start", "web", "--key=1234"]);
+    assert_eq!(encrypted::sh(&daemon, "echo x >/data/x").status, 0);
+    control.ok(&["stop", "web", "--key=1234"]);
+    daemon.wait_for("web", "STOPPED");
+    assert_eq!(change(&control, &["web"], "1234\n56789\n56789\n"), CHANGED);
+    daemon.crash();
+    daemon.start();
+    control.ok(&["start", "web", "--key=56789"]);
+    assert_eq!(encrypted::sh(&daemon, "cat /data/x").out, "x\n");
+    control.ok(&["stop", "web", "--key=56789"]);
+    daemon.wait_for("web", "STOPPED");
+    for pin in ["1", "2"] {
+        refused(pin, "CONTAINER_START_PASSWD_WRONG");
+    }
+    refused("3", "CONTAINER_LOCKED_TILL_REBOOT");
+    control.ok(&["remove", "web"]);
+    assert!(!daemon.base().join(format!("keys/{uuid}.key")).exists());
+}
+
+#[test]
+fn a_module_that_anybody_could_replace_is_not_loaded() {
+    use std::os::unix::fs::PermissionsExt;
+    let daemon = Daemon::default();
+    let modules = daemon.base().join("pkcs11");
+    std::fs::create_dir(&modules).unwrap();
+    std::fs::write(modules.join("evil.so"), "x").unwrap();
+    let open = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(modules.join("evil.so"), open).unwrap();
+    for module in ["evil.so", "absent.so"] {
+        daemon.create(&format!(
+            "name: \"{module}\"\nguest_os: \"busybox\"\ntoken_type: PKCS11\n\
+             pkcs11_module: \"{module}\"\n"
+        ));
+        let key = ["start", module, "--key=1234"];
+        daemon
+            .control()
+            .refused(&key, "CONTAINER_START_UNLOCK_FAILED");
+    }
+}
+
+#[test]
+fn a_pin_that_is_to_be_typed_on_a_keypad_is_not_taken_from_the_client() {
+    let daemon = Daemon::default();
+    daemon.create(
+        "name: \"web\"\nguest_os: \"busybox\"\nusb_pin_entry: true\n\
+         usb_configs: { id: \"1234:abcd\" serial: \"none\" assign: false type: PIN_ENTRY }\n",
+    );
+    let refused = daemon.control().refused(
+        &["start", "web", "--key=trustme"],
+        "CONTAINER_USB_PIN_ENTRY_FAIL",
+    );
+    assert!(refused.err.contains("1234:abcd"), "{refused:?}");
+    assert_eq!(daemon.state("web"), "STOPPED");
+}
+
+#[test]
+fn another_kind_of_token_wipes_what_the_one_before_has_protected() {
+    let (daemon, uuid) = encrypted::prepared("");
+    encrypted::start(&daemon);
+    let conf = daemon.path("other.conf");
+    let lines = "name: \"web\"\nguest_os: \"persistent\"\n";
+    std::fs::write(&conf, format!("{lines}ram_limit: 64\n")).unwrap();
+    let update = ["update_config", "web", conf.to_str().unwrap()];
+    daemon.control().ok(&update);
+    assert_eq!(
+        daemon.state("web"),
+        "RUNNING",
+        "nothing changes for its token"
+    );
+    std::fs::write(&conf, format!("{lines}token_type: NONE\n")).unwrap();
+    daemon.control().ok(&update);
+    assert_eq!(daemon.state("web"), "STOPPED");
+    assert!(encrypted::images(&daemon, &uuid).is_empty());
 }

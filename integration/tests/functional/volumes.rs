@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use cml_integration::{Daemon, kit::run};
+use cml_integration::{Daemon, Setup, kit::run};
 use cml_wire::proto::{GuestOsMount, guest_os_mount::Type};
 
 fn mount(kind: Type, image: &str, target: &str, fs_type: &str) -> GuestOsMount {
@@ -85,6 +85,22 @@ fn a_bound_file_shows_the_hosts_and_is_writable_only_when_it_says_so() {
         fs::read_to_string(shared.join("motd")).unwrap(),
         "from the host\n"
     );
+}
+
+#[test]
+fn bound_files_of_the_existing_system_are_found_in_their_image() {
+    let mut daemon = Daemon::prepared(Setup::default());
+    daemon.add_guest("files", |guest| {
+        guest
+            .mounts
+            .push(mount(Type::BindFile, "word", "/etc/motd", "none"));
+    });
+    let shared = daemon.base().join("files_shared");
+    fs::create_dir(&shared).unwrap();
+    small_image(&shared.join("_store.img"), "from before");
+    daemon.start();
+    daemon.running("x", "files");
+    assert_eq!(sh(&daemon, "x", "cat /etc/motd").out, "from before");
 }
 
 #[test]

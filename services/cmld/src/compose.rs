@@ -115,6 +115,7 @@ pub fn compose(
         places: cml_token::Places {
             tokens: places.base.join("tokens"),
             keys: places.base.join("keys"),
+            modules: places.base.join("pkcs11"),
             format: match device.config.softtoken_format() {
                 SoftTokenFormat::Hardened => Format::Hardened,
                 SoftTokenFormat::P12 => Format::P12,

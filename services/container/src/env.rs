@@ -21,7 +21,7 @@ use cml_bus::{
     event::Events,
     id::ContainerId,
 };
-use cml_sys::{cgroup::Hierarchies, file, host};
+use cml_sys::{cgroup::Hierarchies, file, host, loopdev, mount::Restrict, mounted::Mounted};
 use cml_wire::proto::ContainerConfig;
 
 use crate::{
@@ -72,6 +72,36 @@ pub struct Env {
     pub(crate) records: Records,
     turns: Turns,
     closing: AtomicBool,
+    _shared_store: Option<Mounted>,
+}
+
+/// Where the files lie that BIND_FILE mounts show (runtime.md 7).
+const SHARED_FILES: &str = "files_shared";
+
+/// The image in which the existing system keeps the files that BIND_FILE mounts show (runtime.md 3.2).
+const SHARED_STORE: &str = "_store.img";
+
+/// Shows the files of such an image where ours would lie, if there is one.
+fn shared_store(dir: &Path) -> Option<Mounted> {
+    let image = dir.join(SHARED_STORE);
+    if !image.exists() {
+        return None;
+    }
+    let mount = || {
+        let file = file::touch(&image, 0o600)?;
+        let device = loopdev::attach(&file, false)?;
+        let restrict = Restrict {
+            no_dev: true,
+            no_exec: true,
+            no_suid: true,
+            ..Restrict::default()
+        };
+        Mounted::new(&device.path, "ext4", &[], restrict, dir)
+    };
+    let mounted = mount();
+    mounted
+        .inspect_err(|error| tracing::error!(%error, "shared files are not what they were"))
+        .ok()
 }
 
 impl Env {
@@ -93,7 +123,10 @@ impl Env {
             path: "/proc/self/mounts".into(),
             reason: error.to_string(),
         })?;
+        let shared = settings.base.join(SHARED_FILES);
+        private_dir(&shared)?;
         let env = Self {
+            _shared_store: shared_store(&shared),
             store: Store::open(&settings.base)?,
             volumes: Volumes::new(
                 settings.base.join("containers"),
@@ -115,13 +148,12 @@ impl Env {
             closing: AtomicBool::new(false),
             settings,
         };
-        private_dir(&env.shared_files())?;
         Ok(Arc::new(env))
     }
 
     /// The files that BIND_FILE mounts show (runtime.md 7).
     pub(crate) fn shared_files(&self) -> PathBuf {
-        self.settings.base.join("files_shared")
+        self.settings.base.join(SHARED_FILES)
     }
 
     /// Runs a job that changes what the kernel has of a container: one at a time, in the order they were

@@ -198,17 +198,9 @@ impl Env {
     pub(crate) async fn update(
         self: &Arc<Self>,
         request: UpdateConfig,
-        present: &ContainerConfig,
     ) -> Result<Reconfigure, ContainerError> {
         let prepared = self.prepared(request.id, request.config, request.signature);
         let prepared = prepared.await?;
-        if prepared.config.token_type() != present.token_type() {
-            return Err(ContainerError::BadConfig(
-                "the token_type of a container cannot be changed in this version; remove it and \
-                 create it anew"
-                    .into(),
-            ));
-        }
         let (id, bytes, signature) = (request.id, prepared.bytes, prepared.signature);
         self.in_turn(id, &self.storage, move |env| {
             env.store.replace(id, &bytes, signature.as_ref())

@@ -36,6 +36,7 @@ use crate::{
     fsm::State,
     load::Loaded,
     one::{OnePort, Reconfigure},
+    unlock::holder,
     view::View,
 };
 
@@ -275,9 +276,14 @@ impl Handler<UpdateConfig> for Manager {
             let entry = entry?;
             let _turn = changes.lock().await;
             let present = entry.view.borrow().config.clone();
-            let reconfigure = env.update(request, &present).await?;
+            let reconfigure = env.update(request).await?;
             let answer = (entry.id, (*reconfigure.config).clone());
             entry.port.reconfigure.call(reconfigure).await?;
+            // What the one token has protected the other cannot open (runtime.md 3.9).
+            if holder(entry.id, &answer.1).ok() != holder(entry.id, &present).ok() {
+                tracing::warn!(container = %entry.id, "another token: what it has stored is wiped");
+                entry.wipe().await?;
+            }
             tracing::info!(container = %entry.id, name = answer.1.name, "configuration updated");
             Ok(answer)
         })
@@ -446,26 +452,22 @@ impl Handler<ChangePin> for Manager {
     type Result = ResponseFuture<Result<(), ContainerError>>;
 
     fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
-        let has_token = match request.id.is_core0() {
+        let holder = match request.id.is_core0() {
             true => Err(ContainerError::Protected),
             false => self.find(request.id).and_then(|entry| {
-                match entry.view.borrow().config.token_type() {
-                    ContainerTokenType::Soft => Ok(()),
-                    kind => Err(ContainerError::BadConfig(format!(
-                        "token_type {} has no PIN that could be changed here",
-                        kind.as_str_name()
-                    ))),
-                }
+                let config = entry.view.borrow().config.clone();
+                holder(request.id, &config)?.ok_or_else(|| {
+                    ContainerError::BadConfig("token_type NONE has no PIN to be changed".into())
+                })
             }),
-        };
-        let change = token::ChangePin {
-            container: Some(request.id),
-            old: request.old,
-            new: request.new,
         };
         let token = self.env.token.clone();
         Box::pin(async move {
-            has_token?;
+            let change = token::ChangePin {
+                holder: Some(holder?),
+                old: request.old,
+                new: request.new,
+            };
             Ok(token.change_pin.call(change).await?)
         })
     }

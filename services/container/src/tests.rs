@@ -212,7 +212,7 @@ fn the_pin_is_asked_of_the_token_before_anything_is_launched() {
         assert_eq!(failed, Err(not_installed("os").into()));
         assert_eq!(rig.resolves.take().len(), 1);
         let asked = rig.unlocks.take();
-        assert!(asked.iter().all(|unlock| unlock.container == id) && asked.len() == 2);
+        assert!(asked.iter().all(|unlock| unlock.holder.container == id) && asked.len() == 2);
         assert_eq!(rig.states().await, [ContainerState::Stopped]);
         let stop = Stop { id, pin: None };
         assert_eq!(

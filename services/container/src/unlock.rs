@@ -6,40 +6,77 @@ use std::sync::Arc;
 use cml_bus::{
     api::{
         container::ContainerError,
-        token::{ReleaseKey, TokenError, Unlock},
+        token::{EnterPin, Holder, ReleaseKey, TokenError, TokenKind, Unlock},
     },
     id::ContainerId,
     secret::{Key, Pin},
 };
-use cml_wire::proto::{ContainerConfig, ContainerTokenType, GuestOsConfig};
+use cml_wire::proto::{ContainerConfig, ContainerTokenType, ContainerUsbType, GuestOsConfig};
 
 use crate::{
     env::Env,
     volumes::spec::{self, has_encrypted},
 };
 
+/// What protects the container; `None` if nothing does.
+pub fn holder(id: ContainerId, config: &ContainerConfig) -> Result<Option<Holder>, ContainerError> {
+    let bad = |reason: &str| ContainerError::BadConfig(reason.to_owned());
+    let kind = match config.token_type() {
+        ContainerTokenType::None => return Ok(None),
+        ContainerTokenType::Soft => TokenKind::Soft,
+        ContainerTokenType::Pkcs11 => match config.pkcs11_module() {
+            "" => return Err(bad("token_type PKCS11 needs a `pkcs11_module`")),
+            module => TokenKind::Pkcs11 {
+                module: module.to_owned(),
+            },
+        },
+        ContainerTokenType::Usb => {
+            return Err(bad("token_type USB is not supported; use PKCS11"));
+        }
+    };
+    let container = id;
+    Ok(Some(Holder { container, kind }))
+}
+
+/// The PIN: what the client sent, or what is typed on the container's keypad.
+async fn obtain(
+    env: &Env,
+    config: &ContainerConfig,
+    sent: Option<Pin>,
+) -> Result<Option<Pin>, ContainerError> {
+    if !config.usb_pin_entry() {
+        return Ok(sent);
+    }
+    let mut keypads = config.usb_configs.iter();
+    let keypad = keypads.find(|usb| usb.r#type() == ContainerUsbType::PinEntry);
+    let keypad = keypad.ok_or_else(|| {
+        TokenError::Keypad("`usb_pin_entry` needs a `usb_configs` of type PIN_ENTRY".into())
+    })?;
+    let enter = EnterPin {
+        id: keypad.id.clone(),
+        serial: keypad.serial.clone(),
+    };
+    Ok(Some(env.token.enter_pin.call(enter).await?))
+}
+
 /// Asks the token of the container whether the PIN is right.
 pub async fn authorise(
     env: &Env,
-    container: ContainerId,
+    id: ContainerId,
     config: &ContainerConfig,
     pin: Option<Pin>,
 ) -> Result<(), ContainerError> {
-    match (config.token_type(), pin) {
-        // Starts and stops without a PIN, whatever the client sends (design.md section 1).
-        (ContainerTokenType::None, _) => Ok(()),
-        (ContainerTokenType::Soft, Some(pin)) => {
-            Ok(env.token.unlock.call(Unlock { container, pin }).await?)
-        }
+    // Starts and stops without a PIN, whatever the client sends (design.md section 1).
+    let Some(holder) = holder(id, config)? else {
+        return Ok(());
+    };
+    match obtain(env, config, pin).await? {
+        Some(pin) => Ok(env.token.unlock.call(Unlock { holder, pin }).await?),
         // A client that sends no parameters at all: only where there is nothing to unlock.
-        (ContainerTokenType::Soft, None) => {
-            let installed = env.installed(config).await?;
-            match has_encrypted(&installed.config, true) {
-                true => Err(TokenError::WrongPin.into()),
-                false => Ok(()),
-            }
-        }
-        (kind, _) => Err(unavailable(kind)),
+        None => match has_encrypted(&env.installed(config).await?.config, true) {
+            true => Err(TokenError::WrongPin.into()),
+            false => Ok(()),
+        },
     }
 }
 
@@ -51,17 +88,21 @@ pub async fn unlock(
     setup: bool,
     pin: Option<Pin>,
 ) -> Result<Option<Key>, ContainerError> {
-    let Some(pin) = pin.filter(|_| config.token_type() != ContainerTokenType::None) else {
-        return authorise(env, id, config, None).await.map(|()| None);
+    let Some(holder) = holder(id, config)? else {
+        return Ok(None);
     };
     let installed = env.installed(config).await?;
     if !has_encrypted(&installed.config, setup) {
-        return authorise(env, id, config, Some(pin)).await.map(|()| None);
+        return authorise(env, id, config, pin).await.map(|()| None);
     }
+    let pin = obtain(env, config, pin)
+        .await?
+        .ok_or(TokenError::WrongPin)?;
+    let create = is_new(env, id, config, installed.config.clone()).await?;
     let release = ReleaseKey {
-        container: id,
+        holder,
         pin,
-        create: is_new(env, id, config, installed.config.clone()).await?,
+        create,
     };
     match env.token.release_key.call(release).await {
         Ok(key) => Ok(Some(key)),
@@ -87,11 +128,4 @@ async fn is_new(
         !env.volumes.any_encrypted(id, &volumes)
     })
     .await
-}
-
-fn unavailable(kind: ContainerTokenType) -> ContainerError {
-    ContainerError::BadConfig(format!(
-        "token_type {} is not available in this version",
-        kind.as_str_name()
-    ))
 }

@@ -174,7 +174,7 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
         Command::ChangeDevicePin => {
             let (old, new) = pins(command, message)?;
             Request::ChangeDevicePin(token::ChangePin {
-                container: None,
+                holder: None,
                 old,
                 new,
             })

@@ -138,6 +138,7 @@ fn start_code(error: &ContainerError) -> Response {
             TokenError::Unpaired => Response::ContainerStartTokenUnpaired,
             TokenError::Unusable { .. } => Response::ContainerStartUnlockFailed,
             TokenError::KeyLost { .. } => Response::ContainerCtrlEinternal,
+            TokenError::Keypad(_) => Response::ContainerUsbPinEntryFail,
             TokenError::BadNewPin(_)
             | TokenError::BadCertificate(_)
             | TokenError::BadSignature
@@ -175,6 +176,7 @@ fn stop_code(error: &ContainerError) -> Response {
             TokenError::Uninitialised => Response::ContainerStartTokenUninit,
             TokenError::Unpaired => Response::ContainerStartTokenUnpaired,
             TokenError::Unusable { .. } => Response::ContainerStopUnlockFailed,
+            TokenError::Keypad(_) => Response::ContainerUsbPinEntryFail,
             TokenError::BadNewPin(_)
             | TokenError::KeyLost { .. }
             | TokenError::BadCertificate(_)
@@ -315,6 +317,7 @@ mod tests {
             TokenError::Uninitialised,
             TokenError::Unpaired,
             TokenError::BadNewPin("x"),
+            TokenError::Keypad(text()),
             TokenError::KeyLost {
                 path: text(),
                 reason: text(),
@@ -416,6 +419,7 @@ mod tests {
                 "CONTAINER_START_TOKEN_UNINIT",
                 "CONTAINER_START_TOKEN_UNPAIRED",
                 internal,
+                "CONTAINER_USB_PIN_ENTRY_FAIL",
                 "CONTAINER_CTRL_EINTERNAL",
                 "CONTAINER_START_UNLOCK_FAILED",
                 internal,
@@ -456,6 +460,7 @@ mod tests {
                 "CONTAINER_START_TOKEN_UNINIT",
                 "CONTAINER_START_TOKEN_UNPAIRED",
                 internal,
+                "CONTAINER_USB_PIN_ENTRY_FAIL",
                 internal,
                 "CONTAINER_STOP_UNLOCK_FAILED",
                 internal,

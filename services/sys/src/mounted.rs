@@ -48,7 +48,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Nothing can be done about a failure here; the mount namespace is private, so at the latest
-        // the end of the daemon takes the mount away.
+        // the end of the daemon takes the mount away. A directory that is not empty was not made for it.
         let _ = mount::detach(&self.0);
         let _ = std::fs::remove_dir(&self.0);
     }

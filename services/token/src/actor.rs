@@ -2,7 +2,9 @@
 
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
-    api::token::{ChangePin, DestroyKey, Forget, ReleaseKey, TokenError, Unlock, VerifySignature},
+    api::token::{
+        ChangePin, DestroyKey, EnterPin, Forget, ReleaseKey, TokenError, Unlock, VerifySignature,
+    },
     blocking::Pool,
     error::BusError,
     secret::{Key, Pin},
@@ -12,6 +14,7 @@ use cml_wire::proto::ContainerTrust;
 use tokio::sync::watch;
 
 use crate::{
+    pinpad::{self, PATIENCE},
     signature::Roots,
     softtoken::{FIRST_PIN, Softtoken},
     tokens::{Places, Tokens},
@@ -48,6 +51,8 @@ pub struct Token {
     /// One job at a time: a flood of wrong PINs never takes more than one core (design.md section 3).
     derivation: Pool,
     signatures: Pool,
+    /// Each entry waits for whoever types; a client that is gone does not end the entry of another one.
+    keypads: Pool,
     _watch: Watch,
 }
 
@@ -65,6 +70,7 @@ impl Token {
             device_token: watch::Sender::new(state),
             derivation: Pool::new("token derivation", 1),
             signatures: Pool::new("token signatures", 2),
+            keypads: Pool::new("keypads", 8),
             _watch: watch,
         })
     }
@@ -151,10 +157,10 @@ impl Handler<Unlock> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: Unlock, _: &mut Context<Self>) -> Self::Result {
-        let container = request.container;
+        let holder = request.holder.clone();
         self.derive(
-            move |tokens| !tokens.has_own(container),
-            move |tokens| tokens.check(container, &request.pin),
+            move |tokens| tokens.needs_device(&holder),
+            move |tokens| tokens.check(&request.holder, &request.pin),
         )
     }
 }
@@ -163,14 +169,10 @@ impl Handler<ReleaseKey> for Token {
     type Result = ResponseFuture<Result<Key, TokenError>>;
 
     fn handle(&mut self, request: ReleaseKey, _: &mut Context<Self>) -> Self::Result {
-        let ReleaseKey {
-            container,
-            pin,
-            create,
-        } = request;
+        let holder = request.holder.clone();
         self.derive(
-            move |tokens| !tokens.has_own(container),
-            move |tokens| tokens.release(container, &pin, create),
+            move |tokens| tokens.needs_device(&holder),
+            move |tokens| tokens.release(&request.holder, &request.pin, request.create),
         )
     }
 }
@@ -190,18 +192,31 @@ impl Handler<ChangePin> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
-        let ChangePin {
-            container,
-            old,
-            new,
-        } = request;
+        let ChangePin { holder, old, new } = request;
+        let on_device = holder.clone();
         self.derive(
-            move |tokens| container.is_none_or(|container| !tokens.has_own(container)),
-            move |tokens| match container {
+            move |tokens| on_device.is_none_or(|holder| tokens.needs_device(&holder)),
+            move |tokens| match &holder {
                 None => tokens.change_device(&old, &new),
-                Some(container) => tokens.change_own(container, &old, &new),
+                Some(holder) => tokens.change_own(holder, &old, &new),
             },
         )
+    }
+}
+
+impl Handler<EnterPin> for Token {
+    type Result = ResponseFuture<Result<Pin, TokenError>>;
+
+    fn handle(&mut self, request: EnterPin, _: &mut Context<Self>) -> Self::Result {
+        let keypads = self.keypads.clone();
+        Box::pin(async move {
+            let typed = keypads.run(move || {
+                let id = request.id.parse().map_err(|error| format!("{error}"))?;
+                pinpad::ask(id, &request.serial, PATIENCE).map_err(|error| error.to_string())
+            });
+            let typed = typed.await.map_err(BusError::from)?;
+            typed.map_err(TokenError::Keypad)
+        })
     }
 }
 

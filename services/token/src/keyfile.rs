@@ -3,7 +3,7 @@
 //! Ours is sealed and bound to its container. Two formats of the existing system are read as well: the
 //! envelope that its softtokens made, and the RFC 3394 wrapping of its smart cards.
 
-use cml_bus::id::ContainerId;
+use cml_bus::{api::token::TokenError, id::ContainerId};
 use openssl::{envelope::Open, error::ErrorStack, symm::Cipher};
 use zeroize::Zeroizing;
 
@@ -36,6 +36,41 @@ pub enum KeyError {
     /// It was wrapped by a smart card.
     #[error("it was wrapped by a USB token, which is not available")]
     Card,
+    /// The token did not do its part.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// A token that is open.
+pub trait Wraps {
+    /// Wraps the key of a container in the best way that the token can.
+    ///
+    /// # Errors
+    /// There is no randomness, or the token did not do its part.
+    fn wrap(&self, container: ContainerId, key: &[u8]) -> Result<Vec<u8>, String>;
+
+    /// The key of a container from its file.
+    ///
+    /// # Errors
+    /// [`KeyError`]; whatever the bytes are.
+    fn unwrap(&self, container: ContainerId, bytes: &[u8]) -> Result<ContainerKey, KeyError>;
+
+    /// Whether a file is in the format that this token writes.
+    fn is_current(&self, bytes: &[u8]) -> bool;
+}
+
+impl Wraps for Keyring {
+    fn wrap(&self, container: ContainerId, key: &[u8]) -> Result<Vec<u8>, String> {
+        wrap(self, container, key).map_err(|error| error.to_string())
+    }
+
+    fn unwrap(&self, container: ContainerId, bytes: &[u8]) -> Result<ContainerKey, KeyError> {
+        unwrap(self, container, bytes)
+    }
+
+    fn is_current(&self, bytes: &[u8]) -> bool {
+        self.kek().is_none() || bytes.starts_with(MAGIC)
+    }
 }
 
 /// Wraps the key of a container in the best way that the token can.
@@ -73,11 +108,6 @@ pub fn unwrap(
     };
     key.filter(|key| key.len() == KEY_LENGTH)
         .ok_or(KeyError::Damaged)
-}
-
-/// Whether a file is in the format that this token writes.
-pub fn is_current(ring: &Keyring, bytes: &[u8]) -> bool {
-    ring.kek().is_none() || bytes.starts_with(MAGIC)
 }
 
 fn wrapping_key(kek: &[u8; 32], container: ContainerId) -> Result<Zeroizing<[u8; 32]>, ErrorStack> {
@@ -185,13 +215,13 @@ mod tests {
     fn a_token_that_took_an_rsa_key_over_reads_what_that_has_wrapped() {
         let (mut ring, a) = (rsa(), ContainerId::random());
         let old = wrap(&ring, a, &[7; KEY_LENGTH]).unwrap();
-        assert!(is_current(&ring, &old));
+        assert!(ring.is_current(&old));
         ring.harden().unwrap();
-        assert!(!is_current(&ring, &old));
+        assert!(!ring.is_current(&old));
         let stored = Keyring::from_bytes(&ring.to_bytes().unwrap()).unwrap();
         assert_eq!(*unwrap(&stored, a, &old).unwrap(), [7; KEY_LENGTH]);
         let new = wrap(&stored, a, &[7; KEY_LENGTH]).unwrap();
-        assert!(is_current(&stored, &new));
+        assert!(stored.is_current(&new));
         assert_eq!(*unwrap(&ring, a, &new).unwrap(), [7; KEY_LENGTH]);
     }
 

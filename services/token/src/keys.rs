@@ -11,8 +11,7 @@ use cml_sys::{atomic, file, random};
 use zeroize::Zeroizing;
 
 use crate::{
-    keyfile::{self, ContainerKey, KEY_LENGTH, KeyError},
-    keyring::Keyring,
+    keyfile::{ContainerKey, KEY_LENGTH, KeyError, Wraps},
     softtoken::unusable,
 };
 
@@ -46,7 +45,7 @@ impl Keys {
     pub fn release(
         &self,
         container: ContainerId,
-        ring: &Keyring,
+        ring: &dyn Wraps,
         create: bool,
     ) -> Result<ContainerKey, TokenError> {
         self.settle(container, ring)?;
@@ -56,18 +55,21 @@ impl Keys {
             Err(error) if error.is_absence() => return Err(lost(&path, "it is missing")),
             other => other.map_err(|error| unusable(&path, error.source))?,
         };
-        let key = keyfile::unwrap(ring, container, &wrapped).map_err(|error| match error {
-            KeyError::Damaged => lost(&path, error),
-            KeyError::Card => unusable(&path, error),
-        })?;
-        if !keyfile::is_current(ring, &wrapped) {
+        let key = ring
+            .unwrap(container, &wrapped)
+            .map_err(|error| match error {
+                KeyError::Damaged => lost(&path, error),
+                KeyError::Card => unusable(&path, error),
+                KeyError::Token(error) => error,
+            })?;
+        if !ring.is_current(&wrapped) {
             self.write(&path, container, ring, &key)?;
         }
         Ok(key)
     }
 
     /// A container's key is on the disk before anything is written under it (crypto.md 9.1, number 12).
-    fn create(&self, container: ContainerId, ring: &Keyring) -> Result<ContainerKey, TokenError> {
+    fn create(&self, container: ContainerId, ring: &dyn Wraps) -> Result<ContainerKey, TokenError> {
         let path = self.path(container);
         let mut key = Zeroizing::new(vec![0; KEY_LENGTH]);
         random::fill(&mut key).map_err(|error| unusable(&path, error))?;
@@ -80,10 +82,11 @@ impl Keys {
         &self,
         path: &Path,
         container: ContainerId,
-        ring: &Keyring,
+        ring: &dyn Wraps,
         key: &[u8],
     ) -> Result<(), TokenError> {
-        let wrapped = keyfile::wrap(ring, container, key).map_err(|error| unusable(path, error))?;
+        let wrapped = ring.wrap(container, key);
+        let wrapped = wrapped.map_err(|error| unusable(path, error))?;
         atomic::write(path, &wrapped, 0o600).map_err(|error| unusable(path, error))
     }
 
@@ -95,8 +98,8 @@ impl Keys {
     pub fn hand_over(
         &self,
         container: ContainerId,
-        from: &Keyring,
-        to: &Keyring,
+        from: &dyn Wraps,
+        to: &dyn Wraps,
     ) -> Result<(), TokenError> {
         if !self.exists(container) {
             return Ok(());
@@ -109,13 +112,13 @@ impl Keys {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn settle(&self, container: ContainerId, ring: &Keyring) -> Result<(), TokenError> {
+    pub fn settle(&self, container: ContainerId, ring: &dyn Wraps) -> Result<(), TokenError> {
         let (path, next) = (self.path(container), self.next(container));
         let wrapped = match file::read(&next) {
             Err(error) if error.is_absence() => return Ok(()),
             other => other.map_err(|error| unusable(&next, error.source))?,
         };
-        if keyfile::unwrap(ring, container, &wrapped).is_err() {
+        if ring.unwrap(container, &wrapped).is_err() {
             return file::shred(&next).map_err(|error| unusable(&next, error));
         }
         std::fs::rename(&next, &path).map_err(|error| unusable(&next, error))?;
@@ -147,6 +150,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::keyring::Keyring;
 
     #[test]
     fn a_key_is_made_once_and_never_silently_replaced() {

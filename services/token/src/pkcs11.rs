@@ -24,7 +24,10 @@ use cryptoki::{
 use zeroize::Zeroizing;
 
 use self::slot::secret;
-use crate::softtoken::unusable;
+use crate::{
+    keyfile::{ContainerKey, KeyError, Wraps},
+    softtoken::unusable,
+};
 
 /// The label of the wrapping key.
 const KEY_LABEL: &[u8] = b"cml container key";
@@ -137,33 +140,33 @@ impl Pkcs11Token {
     /// Decrypts what [`Pkcs11Token::wrap`] has made.
     ///
     /// # Errors
-    /// As [`Pkcs11Token::wrap`]; `Unusable` also when the bytes are damaged, or were wrapped for another
-    /// container or with a key that is gone.
-    pub fn unwrap(&self, pin: &Pin, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, TokenError> {
-        let damaged = || self.unusable("the wrapped key is damaged, or another token has made it");
+    /// `Damaged` when bits have changed, or the bytes were wrapped for another container or with a key that is
+    /// gone; otherwise as [`Pkcs11Token::wrap`].
+    pub fn unwrap(&self, pin: &Pin, wrapped: &[u8]) -> Result<ContainerKey, KeyError> {
         let (nonce, sealed) = wrapped
             .strip_prefix(HEADER)
             .and_then(<[u8]>::split_first_chunk::<NONCE_BYTES>)
             .filter(|(_, sealed)| sealed.len() >= TAG_BYTES)
-            .ok_or_else(damaged)?;
+            .ok_or(KeyError::Damaged)?;
         let mut nonce = *nonce;
-        self.within(|module| {
+        let opened = self.within(|module| {
             let session = self.log_in(module, pin)?;
             let with = self.key(&session)?;
             let bound_to = self.identity();
             let gcm = self.gcm(&mut nonce, &bound_to)?;
-            let opened = session.decrypt(&Mechanism::AesGcm(gcm), with, sealed);
-            opened.map(Zeroizing::new).map_err(|error| match error {
+            match session.decrypt(&Mechanism::AesGcm(gcm), with, sealed) {
+                Ok(key) => Ok(Some(Zeroizing::new(key))),
                 // SoftHSM knows nothing better than a general error for a wrong tag.
-                Error::Pkcs11(
+                Err(Error::Pkcs11(
                     RvError::EncryptedDataInvalid
                     | RvError::EncryptedDataLenRange
                     | RvError::GeneralError,
                     _,
-                ) => damaged(),
-                error => self.failed(error),
-            })
-        })
+                )) => Ok(None),
+                Err(error) => Err(self.failed(error)),
+            }
+        });
+        opened?.ok_or(KeyError::Damaged)
     }
 
     /// Destroys everything on the token, the wrapping key first of all: what it has wrapped is lost.
@@ -265,4 +268,28 @@ fn key_template() -> Vec<Attribute> {
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
     ]
+}
+
+/// A token with the PIN that opens it, for one piece of work.
+#[derive(Debug)]
+pub struct OpenToken<'a> {
+    /// The token.
+    pub token: &'a Pkcs11Token,
+    /// Its PIN.
+    pub pin: &'a Pin,
+}
+
+impl Wraps for OpenToken<'_> {
+    fn wrap(&self, _: ContainerId, key: &[u8]) -> Result<Vec<u8>, String> {
+        let wrapped = self.token.wrap(self.pin, key);
+        wrapped.map_err(|error| error.to_string())
+    }
+
+    fn unwrap(&self, _: ContainerId, bytes: &[u8]) -> Result<ContainerKey, KeyError> {
+        self.token.unwrap(self.pin, bytes)
+    }
+
+    fn is_current(&self, _: &[u8]) -> bool {
+        true
+    }
 }

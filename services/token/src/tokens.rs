@@ -3,15 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use cml_bus::{
-    api::token::TokenError,
+    api::token::{Holder, TokenError, TokenKind},
     id::ContainerId,
     secret::{Key, Pin},
 };
 
+use cml_sys::path::is_component;
+
 use crate::{
     keyring::Keyring,
     keys::Keys,
-    softtoken::{FIRST_PIN, Format, Softtoken},
+    pkcs11::{OpenToken, Pkcs11Token},
+    softtoken::{FIRST_PIN, Format, Softtoken, unusable},
     tries::Tries,
 };
 
@@ -25,6 +28,8 @@ pub struct Places {
     pub tokens: PathBuf,
     /// The directory of wrapped keys.
     pub keys: PathBuf,
+    /// The directory of PKCS#11 modules.
+    pub modules: PathBuf,
     /// How new tokens are stored.
     pub format: Format,
     /// A container does not start with the token of the device.
@@ -36,6 +41,7 @@ pub struct Places {
 pub struct Tokens {
     dir: PathBuf,
     keys: Keys,
+    modules: PathBuf,
     format: Format,
     require_pairing: bool,
 }
@@ -46,6 +52,7 @@ impl Tokens {
         Self {
             dir: places.tokens.clone(),
             keys: Keys::new(&places.keys),
+            modules: places.modules.clone(),
             format: places.format,
             require_pairing: places.require_pairing,
         }
@@ -65,12 +72,20 @@ impl Tokens {
         self.own(container).exists()
     }
 
+    /// Whether this needs the token of the device.
+    pub fn needs_device(&self, holder: &Holder) -> bool {
+        holder.kind == TokenKind::Soft && !self.has_own(holder.container)
+    }
+
     /// Checks the PIN of the token that protects a container.
     ///
     /// # Errors
     /// The PIN is wrong, the token locked, damaged or missing.
-    pub fn check(&self, container: ContainerId, pin: &Pin) -> Result<(), TokenError> {
-        self.open(container, pin).map(drop)
+    pub fn check(&self, holder: &Holder, pin: &Pin) -> Result<(), TokenError> {
+        match self.pkcs11(holder) {
+            None => self.open(holder.container, pin).map(drop),
+            Some(token) => self.check_pkcs11(&token?, holder.container, pin),
+        }
     }
 
     /// The key under which the volumes of a container are encrypted; a new one if there is none and `create`
@@ -78,14 +93,56 @@ impl Tokens {
     ///
     /// # Errors
     /// As [`Tokens::check`]; `KeyLost` if the key is missing or damaged.
-    pub fn release(
+    pub fn release(&self, holder: &Holder, pin: &Pin, create: bool) -> Result<Key, TokenError> {
+        let container = holder.container;
+        let key = match self.pkcs11(holder) {
+            None => {
+                let ring = self.open(container, pin)?;
+                self.keys.release(container, &ring, create)
+            }
+            Some(token) => {
+                let token = token?;
+                self.check_pkcs11(&token, container, pin)?;
+                let open = OpenToken { token: &token, pin };
+                self.keys.release(container, &open, create)
+            }
+        };
+        Ok(Key::new(key?))
+    }
+
+    /// The PKCS#11 token of a container, if it is to have one.
+    fn pkcs11(&self, holder: &Holder) -> Option<Result<Pkcs11Token, TokenError>> {
+        let TokenKind::Pkcs11 { module } = &holder.kind else {
+            return None;
+        };
+        let path = self.modules.join(module);
+        Some(match is_component(module) {
+            true => Ok(Pkcs11Token::new(&path, holder.container)),
+            false => Err(unusable(
+                &path,
+                "`pkcs11_module` names no file below `pkcs11`",
+            )),
+        })
+    }
+
+    /// Not every token counts wrong PINs itself, so we do (crypto.md 9.1, number 6).
+    fn check_pkcs11(
         &self,
+        token: &Pkcs11Token,
         container: ContainerId,
         pin: &Pin,
-        create: bool,
-    ) -> Result<Key, TokenError> {
-        let ring = self.open(container, pin)?;
-        Ok(Key::new(self.keys.release(container, &ring, create)?))
+    ) -> Result<(), TokenError> {
+        if !token.exists()? {
+            return Err(TokenError::Unpaired);
+        }
+        if pin.expose().is_empty() {
+            return Err(TokenError::WrongPin);
+        }
+        self.tries_of(container)?.spend(|| token.check(pin))
+    }
+
+    fn tries_of(&self, container: ContainerId) -> Result<Tries, TokenError> {
+        Tries::of(&self.dir.join(container.to_string()))
     }
 
     /// Destroys the key of a container.
@@ -125,13 +182,19 @@ impl Tokens {
     ///
     /// # Errors
     /// As [`Tokens::check`]; the old PIN stays.
-    pub fn change_own(
-        &self,
-        container: ContainerId,
-        old: &Pin,
-        new: &Pin,
-    ) -> Result<(), TokenError> {
+    pub fn change_own(&self, holder: &Holder, old: &Pin, new: &Pin) -> Result<(), TokenError> {
         is_good(new)?;
+        let container = holder.container;
+        if let Some(token) = self.pkcs11(holder) {
+            let (token, tries) = (token?, self.tries_of(container)?);
+            return match token.exists()? {
+                true => tries.spend(|| token.change(old, new)),
+                false => {
+                    tries.spend(|| is_first(old))?;
+                    token.provision(new)
+                }
+            };
+        }
         let token = self.own(container);
         if token.exists() {
             return tries(&token)?.spend(|| token.change(old, new));
@@ -139,10 +202,7 @@ impl Tokens {
         // A key that the device's token has wrapped needs the PIN of that token, whatever the device says.
         if self.require_pairing && !self.keys.exists(container) {
             // Counted as well, on the token that is about to be made.
-            tries(&token)?.spend(|| match old.expose() {
-                "" | FIRST_PIN => Ok(()),
-                _ => Err(TokenError::WrongPin),
-            })?;
+            tries(&token)?.spend(|| is_first(old))?;
             return token.create(new);
         }
         let device = self.device();
@@ -170,6 +230,14 @@ fn tries(token: &Softtoken) -> Result<Tries, TokenError> {
     Tries::of(Path::new(&token.path()))
 }
 
+/// Whether this is what stands for the PIN of a token that is about to be made (design.md section 1).
+fn is_first(old: &Pin) -> Result<(), TokenError> {
+    match old.expose() {
+        "" | FIRST_PIN => Ok(()),
+        _ => Err(TokenError::WrongPin),
+    }
+}
+
 /// An empty PIN protects nothing, and openssl's strings end at a NUL.
 fn is_good(new: &Pin) -> Result<(), TokenError> {
     match new.expose() {
@@ -188,10 +256,16 @@ mod tests {
         Pin::new(text.to_owned())
     }
 
+    fn soft(container: ContainerId) -> Holder {
+        let kind = TokenKind::Soft;
+        Holder { container, kind }
+    }
+
     fn tokens(dir: &Path, require_pairing: bool) -> Tokens {
         let tokens = Tokens::new(&Places {
             tokens: dir.to_owned(),
             keys: dir.to_owned(),
+            modules: dir.to_owned(),
             format: Format::Hardened,
             require_pairing,
         });
@@ -204,24 +278,33 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tokens = tokens(dir.path(), false);
         let (a, b) = (ContainerId::random(), ContainerId::random());
-        assert_eq!(tokens.check(a, &pin("trustme")), Ok(()));
+        assert_eq!(tokens.check(&soft(a), &pin("trustme")), Ok(()));
         assert_eq!(
-            tokens.change_own(a, &pin("guess"), &pin("own")),
+            tokens.change_own(&soft(a), &pin("guess"), &pin("own")),
             Err(TokenError::WrongPin)
         );
-        assert_eq!(tokens.change_own(a, &pin("trustme"), &pin("own")), Ok(()));
-        assert_eq!(tokens.check(a, &pin("own")), Ok(()));
-        assert_eq!(tokens.check(a, &pin("trustme")), Err(TokenError::WrongPin));
+        assert_eq!(
+            tokens.change_own(&soft(a), &pin("trustme"), &pin("own")),
+            Ok(())
+        );
+        assert_eq!(tokens.check(&soft(a), &pin("own")), Ok(()));
+        assert_eq!(
+            tokens.check(&soft(a), &pin("trustme")),
+            Err(TokenError::WrongPin)
+        );
         assert_eq!(
             tokens.change_device(&pin("trustme"), &pin("device")),
             Ok(())
         );
-        assert_eq!(tokens.check(b, &pin("device")), Ok(()));
-        assert_eq!(tokens.check(a, &pin("own")), Ok(()));
-        assert_eq!(tokens.change_own(a, &pin("own"), &pin("newer")), Ok(()));
-        assert_eq!(tokens.check(a, &pin("newer")), Ok(()));
+        assert_eq!(tokens.check(&soft(b), &pin("device")), Ok(()));
+        assert_eq!(tokens.check(&soft(a), &pin("own")), Ok(()));
+        assert_eq!(
+            tokens.change_own(&soft(a), &pin("own"), &pin("newer")),
+            Ok(())
+        );
+        assert_eq!(tokens.check(&soft(a), &pin("newer")), Ok(()));
         tokens.forget(a).unwrap();
-        assert_eq!(tokens.check(a, &pin("device")), Ok(()));
+        assert_eq!(tokens.check(&soft(a), &pin("device")), Ok(()));
     }
 
     #[test]
@@ -229,19 +312,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tokens = tokens(dir.path(), true);
         let a = ContainerId::random();
-        assert_eq!(tokens.check(a, &pin("trustme")), Err(TokenError::Unpaired));
         assert_eq!(
-            tokens.change_own(a, &pin("wrong"), &pin("pw")),
-            Err(TokenError::WrongPin)
-        );
-        assert_eq!(tokens.change_own(a, &pin(""), &pin("pw")), Ok(()));
-        assert_eq!(tokens.check(a, &pin("pw")), Ok(()));
-        assert_eq!(
-            tokens.change_own(a, &pin(""), &pin("x")),
-            Err(TokenError::WrongPin)
+            tokens.check(&soft(a), &pin("trustme")),
+            Err(TokenError::Unpaired)
         );
         assert_eq!(
-            tokens.change_own(ContainerId::random(), &pin("trustme"), &pin("x")),
+            tokens.change_own(&soft(a), &pin("wrong"), &pin("pw")),
+            Err(TokenError::WrongPin)
+        );
+        assert_eq!(tokens.change_own(&soft(a), &pin(""), &pin("pw")), Ok(()));
+        assert_eq!(tokens.check(&soft(a), &pin("pw")), Ok(()));
+        assert_eq!(
+            tokens.change_own(&soft(a), &pin(""), &pin("x")),
+            Err(TokenError::WrongPin)
+        );
+        assert_eq!(
+            tokens.change_own(&soft(ContainerId::random()), &pin("trustme"), &pin("x")),
             Ok(())
         );
     }
@@ -253,10 +339,13 @@ mod tests {
         let guess = || tokens.change_device(&pin("guess"), &pin("x"));
         assert_eq!(guess(), Err(TokenError::WrongPin));
         let a = ContainerId::random();
-        assert_eq!(tokens.check(a, &pin("guess")), Err(TokenError::WrongPin));
+        assert_eq!(
+            tokens.check(&soft(a), &pin("guess")),
+            Err(TokenError::WrongPin)
+        );
         assert_eq!(guess(), Err(TokenError::LockedTillReboot));
         assert_eq!(
-            tokens.check(a, &pin("trustme")),
+            tokens.check(&soft(a), &pin("trustme")),
             Err(TokenError::LockedTillReboot)
         );
     }
@@ -271,7 +360,10 @@ mod tests {
                 assert!(matches!(refused, Err(TokenError::BadNewPin(_))));
             }
         }
-        assert_eq!(tokens.check(ContainerId::random(), &pin("trustme")), Ok(()));
+        assert_eq!(
+            tokens.check(&soft(ContainerId::random()), &pin("trustme")),
+            Ok(())
+        );
     }
 
     #[test]
@@ -280,9 +372,9 @@ mod tests {
         let tokens = tokens(dir.path(), false);
         let a = ContainerId::random();
         for _ in 0..5 {
-            assert_eq!(tokens.check(a, &pin("")), Err(TokenError::WrongPin));
+            assert_eq!(tokens.check(&soft(a), &pin("")), Err(TokenError::WrongPin));
         }
-        assert_eq!(tokens.check(a, &pin("trustme")), Ok(()));
+        assert_eq!(tokens.check(&soft(a), &pin("trustme")), Ok(()));
     }
 
     #[test]
@@ -291,21 +383,25 @@ mod tests {
         let tokens = tokens(dir.path(), false);
         let a = ContainerId::random();
         let release = |text: &str| {
-            let key = tokens.release(a, &pin(text), false);
+            let key = tokens.release(&soft(a), &pin(text), false);
             key.map(|key| key.expose().to_vec())
         };
-        let key = tokens.release(a, &pin(FIRST_PIN), true).unwrap();
+        let key = tokens.release(&soft(a), &pin(FIRST_PIN), true).unwrap();
         tokens
             .change_device(&pin(FIRST_PIN), &pin("device"))
             .unwrap();
         assert_eq!(release("device").unwrap(), key.expose());
-        tokens.change_own(a, &pin("device"), &pin("own")).unwrap();
+        tokens
+            .change_own(&soft(a), &pin("device"), &pin("own"))
+            .unwrap();
         assert_eq!(release("own").unwrap(), key.expose());
-        tokens.change_own(a, &pin("own"), &pin("newer")).unwrap();
+        tokens
+            .change_own(&soft(a), &pin("own"), &pin("newer"))
+            .unwrap();
         assert_eq!(release("newer").unwrap(), key.expose());
         assert_eq!(release("device"), Err(TokenError::WrongPin));
         tokens.forget(a).unwrap();
-        let lost = tokens.release(a, &pin("device"), false);
+        let lost = tokens.release(&soft(a), &pin("device"), false);
         assert!(matches!(lost, Err(TokenError::KeyLost { .. })));
     }
 }

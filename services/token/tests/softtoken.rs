@@ -6,7 +6,7 @@ mod service;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use cml_bus::{
-    api::token::{ReleaseKey, TokenError, Unlock},
+    api::token::{Holder, ReleaseKey, TokenError, TokenKind, Unlock},
     id::ContainerId,
     secret::Pin,
 };
@@ -18,6 +18,11 @@ use service::with_service;
 
 fn pin(text: &str) -> Pin {
     Pin::new(text.to_owned())
+}
+
+fn soft(container: ContainerId) -> Holder {
+    let kind = TokenKind::Soft;
+    Holder { container, kind }
 }
 
 fn golden(name: &str) -> Vec<u8> {
@@ -138,7 +143,7 @@ fn a_key_of_the_existing_system_is_wrapped_anew_at_its_first_use() {
     with_service(dir.path(), async |port| {
         for _ in 0..2 {
             let release = ReleaseKey {
-                container: own,
+                holder: soft(own),
                 pin: pin("trustme"),
                 create: false,
             };
@@ -158,7 +163,7 @@ fn self_provisioning_blocks_nobody_and_the_own_token_works_meanwhile() {
     with_service(dir.path(), async |port| {
         let unlock = |container, text| {
             port.unlock.call(Unlock {
-                container,
+                holder: soft(container),
                 pin: pin(text),
             })
         };

@@ -273,7 +273,8 @@ crate::request!(Wipe => (), ContainerError, "container.wipe", 180 s);
 crate::request!(WipeAll => (), ContainerError, "container.wipe_all", 600 s);
 crate::request!(Reload => (), ContainerError, "container.reload", 60 s);
 crate::request!(Start => (), ContainerError, "container.start", 480 s);
-crate::request!(Stop => (), ContainerError, "container.stop", 60 s);
+// The PIN may have to be typed on a keypad first.
+crate::request!(Stop => (), ContainerError, "container.stop", 130 s);
 crate::request!(SetFrozen => (), ContainerError, "container.set_frozen", 20 s);
 crate::request!(Shutdown => (), ContainerError, "container.shutdown", 60 s);
 crate::request!(ChangePin => (), ContainerError, "container.change_pin", 130 s);

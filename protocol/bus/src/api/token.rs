@@ -8,12 +8,33 @@ use crate::{
     secret::{Key, Pin},
 };
 
-/// Checks the PIN of the token that protects this container (the device's softtoken unless the
-/// container has one of its own). The PIN is verified every time (design.md section 1).
+/// What kind of token protects a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A softtoken: that of the device unless the container has one of its own.
+    Soft,
+    /// A token behind a PKCS#11 module (crypto.md 1.2).
+    Pkcs11 {
+        /// The file name of the module below `pkcs11` of the storage base.
+        module: String,
+    },
+}
+
+/// A container with the kind of its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Which container.
+    pub container: ContainerId,
+    /// What protects it.
+    pub kind: TokenKind,
+}
+
+/// Checks the PIN of the token that protects this container. The PIN is verified every time (design.md
+/// section 1).
 #[derive(Debug)]
 pub struct Unlock {
     /// The container that is to be started or stopped.
-    pub container: ContainerId,
+    pub holder: Holder,
     /// What the operator typed.
     pub pin: Pin,
 }
@@ -22,12 +43,21 @@ pub struct Unlock {
 #[derive(Debug)]
 pub struct ReleaseKey {
     /// The container that is to be started.
-    pub container: ContainerId,
+    pub holder: Holder,
     /// What the operator typed.
     pub pin: Pin,
     /// Make a key if there is none. Only for a container that has nothing on disk yet: the volumes of one
     /// whose key is gone can never be read again, and a new key must not hide that.
     pub create: bool,
+}
+
+/// Has a PIN typed on a USB keypad beside the device.
+#[derive(Debug)]
+pub struct EnterPin {
+    /// Hexadecimal `vendor:product`.
+    pub id: String,
+    /// Its serial number.
+    pub serial: String,
 }
 
 /// Destroys the key of a container: what its volumes hold is gone for good. Its token stays.
@@ -41,8 +71,8 @@ pub struct DestroyKey {
 #[derive(Debug)]
 pub struct ChangePin {
     /// `None` for the token of the device.
-    pub container: Option<ContainerId>,
-    /// The present PIN: that of the device for a container that has no token of its own yet.
+    pub holder: Option<Holder>,
+    /// The present PIN: that of the device for a container that has no softtoken of its own yet.
     pub old: Pin,
     /// The PIN from now on.
     pub new: Pin,
@@ -85,13 +115,16 @@ pub enum TokenError {
     #[error("the softtoken is not ready yet; try again in a few seconds")]
     Uninitialised,
     /// The token file cannot be read or is damaged.
-    #[error("softtoken `{path}` cannot be used: {reason}")]
+    #[error("token `{path}` cannot be used: {reason}")]
     Unusable {
         /// The token file.
         path: String,
         /// What is wrong with it.
         reason: String,
     },
+    /// No PIN was entered on the keypad.
+    #[error("{0}")]
+    Keypad(String),
     /// The key of a container's volumes is missing or damaged: they can never be read again.
     #[error("key `{path}`: {reason}")]
     KeyLost {
@@ -121,6 +154,8 @@ pub enum TokenError {
 
 crate::request!(Unlock => (), TokenError, "token.unlock", 30 s);
 crate::request!(ReleaseKey => Key, TokenError, "token.release_key", 30 s);
+// A minute for whoever types (runtime.md 6.3).
+crate::request!(EnterPin => Pin, TokenError, "token.enter_pin", 70 s);
 crate::request!(DestroyKey => (), TokenError, "token.destroy_key", 20 s);
 // A new token needs a new key, which takes seconds.
 crate::request!(ChangePin => (), TokenError, "token.change_pin", 120 s);
@@ -134,6 +169,8 @@ crate::service_port! {
         unlock: Unlock,
         /// Check a PIN and hand out the container's key.
         release_key: ReleaseKey,
+        /// Have a PIN typed on a keypad.
+        enter_pin: EnterPin,
         /// Destroy a container's key.
         destroy_key: DestroyKey,
         /// Change a PIN.

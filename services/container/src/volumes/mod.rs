@@ -133,11 +133,11 @@ impl Volumes {
     /// What encrypts a volume: what its image was made with, or the first choice for a new one.
     fn backend(&self, id: ContainerId, volume: &Volume) -> Result<&dyn Backend, VolumeError> {
         let image = self.file(id, &volume.name, IMAGE);
+        let mut backends = self.backends.iter().map(|backend| &**backend);
         let made_with =
-            |backend: &&Box<dyn Backend>| self.file(id, &volume.name, backend.suffix()).exists();
-        let backend = self.backends.iter().find(made_with);
-        if let Some(backend) = backend {
-            return Ok(&**backend);
+            |backend: &&dyn Backend| self.file(id, &volume.name, backend.suffix()).exists();
+        if let Some(backend) = backends.find(made_with) {
+            return Ok(backend);
         }
         if let Some(made) = self.made_with_another(id, &volume.name) {
             return Err(VolumeError::failed(

@@ -48,7 +48,7 @@ fn a_changed_pin_is_asked_of_the_right_service_and_every_refusal_has_one_code() 
         assert_eq!(reply.response(), Response::ContainerChangePinSuccessful);
         let asked = of_device.take().remove(0);
         assert_eq!((asked.old.expose(), asked.new.expose()), ("old", "new"));
-        assert!(asked.container.is_none());
+        assert!(asked.holder.is_none());
 
         let command = || targeted(Command::ContainerChangeTokenPin);
         let reply = client.ask(&with_pins(command(), "right")).await;

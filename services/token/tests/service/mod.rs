@@ -16,6 +16,7 @@ pub fn with_service(dir: &Path, test: impl AsyncFnOnce(TokenPort)) {
         places: Places {
             tokens: dir.to_owned(),
             keys: dir.to_owned(),
+            modules: dir.to_owned(),
             format: Format::Hardened,
             require_pairing: false,
         },

@@ -237,22 +237,27 @@ fn a_device_is_copied_once_and_writable_only_when_it_says_so() {
             .mounts
             .push(mount(Type::DeviceRw, &device, "/mnt/rw", "ext4"));
     });
+    daemon.add_guest("absent", |guest| {
+        let absent = "/dev/cml-absent";
+        guest
+            .mounts
+            .push(mount(Type::DeviceRw, absent, "/mnt/rw", "ext4"));
+    });
     daemon.running("ro", "readable");
     daemon.running("rw", "writable");
-    run(Command::new("losetup").args(["--detach", &device]));
     assert_eq!(sh(&daemon, "ro", "cat /mnt/ro/word").out, "disk");
     assert_ne!(sh(&daemon, "ro", "echo x >/mnt/ro/word").status, 0);
     assert_eq!(sh(&daemon, "rw", "echo x >/mnt/rw/word").status, 0);
-    // The device is not needed any more.
     daemon.control().ok(&["stop", "rw"]);
     daemon.wait_for("rw", "STOPPED");
     daemon.control().ok(&["start", "rw"]);
     assert_eq!(sh(&daemon, "rw", "cat /mnt/rw/word").out, "x\n");
-    let absent = daemon.create("name: \"late\"\nguest_os: \"writable\"\ntoken_type: NONE\n");
+    run(Command::new("losetup").args(["--detach", &device]));
+    let uuid = daemon.create("name: \"x\"\nguest_os: \"absent\"\ntoken_type: NONE\n");
     let refused = daemon
         .control()
-        .refused(&["start", &absent], "CONTAINER_START_EINTERNAL");
-    assert!(refused.err.contains(&device), "{refused:?}");
+        .refused(&["start", &uuid], "CONTAINER_START_EINTERNAL");
+    assert!(refused.err.contains("/dev/cml-absent"), "{refused:?}");
 }
 
 #[test]

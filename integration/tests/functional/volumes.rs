@@ -94,6 +94,9 @@ fn bound_files_of_the_existing_system_are_found_in_their_image() {
         guest
             .mounts
             .push(mount(Type::BindFile, "word", "/etc/motd", "none"));
+        guest
+            .mounts
+            .push(mount(Type::BindFileRw, "notes", "/mnt/scratch", "none"));
     });
     let shared = daemon.base().join("files_shared");
     fs::create_dir(&shared).unwrap();
@@ -101,6 +104,35 @@ fn bound_files_of_the_existing_system_are_found_in_their_image() {
     daemon.start();
     daemon.running("x", "files");
     assert_eq!(sh(&daemon, "x", "cat /etc/motd").out, "from before");
+    // One file system for the containers of this daemon and of the one before it.
+    daemon.crash();
+    daemon.start();
+    daemon.running("y", "files");
+    assert_eq!(sh(&daemon, "y", "echo y >>/mnt/scratch").status, 0);
+    assert_eq!(sh(&daemon, "x", "cat /mnt/scratch").out, "y\n");
+}
+
+#[test]
+fn only_a_block_device_is_taken_for_one_and_nothing_waits_for_a_fifo() {
+    let mut daemon = Daemon::default();
+    let fifo = daemon.path("fifo");
+    run(Command::new("mkfifo").arg(&fifo));
+    let secret = daemon.base().join("tokens/device.p12");
+    for (name, path) in [("fifo", &fifo), ("file", &secret)] {
+        let path = path.display().to_string();
+        daemon.add_guest(name, |guest| {
+            guest
+                .mounts
+                .push(mount(Type::Device, &path, "/mnt/x", "ext4"));
+        });
+        let uuid = daemon.create(&format!(
+            "name: \"{name}\"\nguest_os: \"{name}\"\ntoken_type: NONE\n"
+        ));
+        let refused = daemon
+            .control()
+            .refused(&["start", &uuid], "CONTAINER_START_EINTERNAL");
+        assert!(refused.err.contains("no block device"), "{refused:?}");
+    }
 }
 
 #[test]

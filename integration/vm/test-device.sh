@@ -11,6 +11,7 @@ project=$(cd "$here/../.." && pwd)
 cd "$project"
 target=$(realpath "${CARGO_TARGET_DIR:-target}")
 vm=$target/vm
+[ -f "$target/debug/test-kit/device.p12" ] || { echo "there is no test kit: use \`make test-device\`" >&2; exit 1; }
 
 "$here/build.sh" "$vm"
 binaries=$(cargo test --locked --no-run -p cml-sys -p cml-integration --test dm --test functional \
@@ -44,8 +45,9 @@ step() {
     echo "=== $*"
     before=$(cut -d. -f1 /proc/uptime)
     verdict=ok
-    ./"$@" >/run/output 2>&1 || { verdict=FAILED; failed=1; }
-    cat /run/output
+    # dash has no status of a pipe's first program.
+    { ./"$@"; echo $? >/run/status; } 2>&1 | tee /run/output
+    [ "$(cat /run/status)" -eq 0 ] || { verdict=FAILED; failed=1; }
     took=$(($(cut -d. -f1 /proc/uptime) - before))
     counts=$(sed -n 's/^test result: [^.]*\. \([0-9]* passed; [0-9]* failed\).*/\1/p' /run/output)
     table="$table$(printf '%-7s %4d s  %-24s %s' "$verdict" "$took" "$counts" "$*")

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use cml_integration::{
     Daemon,
-    encrypted::{images, persistent, prepared, setup, sh, start, stop, volume},
+    encrypted::{self, images, persistent, prepared, setup, sh, start, stop, volume},
 };
 use cml_wire::proto::{GuestOsMount, guest_os_mount::Type};
 
@@ -71,6 +71,18 @@ fn a_guest_that_reboots_has_its_volumes_without_a_pin() {
     stop(&daemon);
 }
 
+/// Before Linux 6.15 nobody learns that a guest which is not his child has rebooted: it has just ended.
+fn tells_how_strangers_end() -> bool {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+}
+
 #[test]
 fn a_container_outlives_its_daemon_with_its_volumes_and_stops_without_a_trace() {
     let (mut daemon, _) = prepared("");
@@ -82,7 +94,9 @@ fn a_container_outlives_its_daemon_with_its_volumes_and_stops_without_a_trace() 
     // Nobody has its key any more, so its reboot is its end.
     sh(&daemon, "reboot -f");
     daemon.wait_for("web", "STOPPED");
-    daemon.wait_for_log("nobody has given the PIN");
+    if tells_how_strangers_end() {
+        daemon.wait_for_log("nobody has given the PIN");
+    }
     start(&daemon);
     assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
     stop(&daemon);
@@ -96,10 +110,10 @@ fn the_status_says_how_a_container_is_encrypted() {
         let state = daemon.control().ok(&["state", name]);
         state.value("cryptfs_mode")
     };
-    assert_eq!(mode("web"), "ENCRYPT_ONLY");
+    assert_eq!(mode("web"), encrypted::mode());
     assert_eq!(mode("plain"), "NOT_IMPLEMENTED");
     start(&daemon);
-    assert_eq!(mode("web"), "ENCRYPT_ONLY");
+    assert_eq!(mode("web"), encrypted::mode());
     stop(&daemon);
 }
 
@@ -151,6 +165,10 @@ fn a_size_that_the_guest_os_does_not_allow_or_the_disk_does_not_have_is_refused(
 
 #[test]
 fn without_a_way_to_encrypt_nothing_is_written() {
+    // Device-mapper needs no leave.
+    if encrypted::by_device_mapper() {
+        return;
+    }
     let mut daemon = Daemon::default();
     daemon.add_guest("persistent", persistent);
     let uuid = daemon.create("name: \"web\"\nguest_os: \"persistent\"\n");

@@ -11,5 +11,6 @@ mod groups;
 mod guests;
 mod lifecycle;
 mod pin;
+mod verity;
 mod volumes;
 mod wipe;

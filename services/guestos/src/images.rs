@@ -1,7 +1,8 @@
 //! Verified images, each mounted once for all its containers (design.md section 2, "Images").
 //!
-//! An image is hashed through the open file that is then mounted. As long as somebody holds a lease on
-//! the mount nothing is hashed again; when the last lease is dropped the mount goes away.
+//! An image is hashed through the open file that is then mounted, unless the kernel verifies every block
+//! when it is read (dm-verity). As long as somebody holds a lease on the mount nothing is hashed again;
+//! when the last lease is dropped the mount goes away.
 
 use std::{
     collections::HashMap,
@@ -26,7 +27,10 @@ use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use crate::store;
+use crate::{
+    store,
+    verity::{self, Proof},
+};
 
 /// The lease on one image, as long as somebody holds it. The lock makes two starts at the same time verify
 /// the image once.
@@ -39,27 +43,30 @@ pub struct Images {
     mounts: PathBuf,
     pool: Pool,
     live: Arc<Mutex<HashMap<PathBuf, Slot>>>,
-    /// How many were ever mounted.
-    mounted: Arc<AtomicU64>,
 }
+
+/// How many were ever mounted by this process: a mount may outlive the service that made it.
+static MOUNTED: AtomicU64 = AtomicU64::new(0);
 
 /// What an image must be, and where it goes.
 struct Wanted {
     path: PathBuf,
     at: PathBuf,
     mount: GuestOsMount,
+    /// What a device for it is called.
+    device: String,
 }
 
 impl Images {
     /// Images of this store, mounted below `mounts`.
     pub fn new(store: PathBuf, mounts: PathBuf) -> Self {
+        verity::remove_stale();
         Self {
             store,
             mounts,
             // Two cores: hashing one image must not keep another start waiting.
             pool: Pool::new("images", 2),
             live: Arc::default(),
-            mounted: Arc::default(),
         }
     }
 
@@ -82,10 +89,11 @@ impl Images {
             return Ok(lease);
         }
         // A directory of its own each time: the last lease on an earlier mount may be on its way out.
-        let number = self.mounted.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", mount.image_file);
+        let number = MOUNTED.fetch_add(1, Ordering::Relaxed);
+        let (stem, image) = (store::stem(config), &mount.image_file);
         let wanted = Wanted {
-            at: self.mounts.join(store::stem(config)).join(name),
+            device: verity::device_name(&stem, image, number),
+            at: self.mounts.join(stem).join(format!("{image}-{number}")),
             path,
             mount: mount.clone(),
         };
@@ -137,7 +145,6 @@ fn verified_mount(wanted: &Wanted) -> Result<ImageLease, GuestOsError> {
         reason,
     };
     let image = Image::open(&wanted.path).map_err(|error| bad(error.source.to_string()))?;
-    verify(&image, &wanted.mount, |_| ()).map_err(bad)?;
     let unmountable = |reason: String| GuestOsError::Mount {
         path: wanted.path.display().to_string(),
         reason,
@@ -147,9 +154,26 @@ fn verified_mount(wanted: &Wanted) -> Result<ImageLease, GuestOsError> {
         Type::SharedRw => "",
         _ => wanted.mount.mount_data(),
     };
-    let mounted = image
-        .mount(&wanted.mount.fs_type, &mount::options(data), &wanted.at)
-        .map_err(|error| unmountable(error.to_string()))?;
+    let (fs_type, data) = (&wanted.mount.fs_type, mount::options(data));
+    let mounted = match verity::proof(&wanted.mount, verity::supported).map_err(bad)? {
+        Proof::Whole => {
+            verify(&image, &wanted.mount, |_| ()).map_err(bad)?;
+            image
+                .mount(fs_type, &data, &wanted.at)
+                .map_err(|error| unmountable(error.to_string()))?
+        }
+        Proof::Tree(root) => {
+            check_size(&image, &wanted.mount).map_err(bad)?;
+            let tree = store::hash_path(&wanted.path);
+            verity::mount(&image, &tree, &root, &wanted.device, |device| {
+                cml_sys::image::mount_device(device, fs_type, &data, &wanted.at)
+            })
+            .map_err(|refused| match refused {
+                verity::Refused::Image(reason) => bad(reason),
+                verity::Refused::Mount(reason) => unmountable(reason),
+            })?
+        }
+    };
     let root = open_root(mounted.path()).map_err(|error| unmountable(error.to_string()))?;
     Ok(ImageLease::new(root, Box::new(mounted)))
 }
@@ -162,11 +186,7 @@ fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
 /// Size and SHA-256 must be what the signed configuration says (protocol.md 6.7). SHA-1 alone vouches for
 /// nothing (runtime.md 9, number 54).
 fn verify(image: &Image, mount: &GuestOsMount, mut each: impl FnMut(&[u8])) -> Result<(), String> {
-    let size = image.size().map_err(|error| error.to_string())?;
-    if size != mount.image_size() {
-        let wanted = mount.image_size();
-        return Err(format!("it has {size} bytes instead of {wanted}"));
-    }
+    check_size(image, mount)?;
     let wanted = hex::decode(mount.image_sha2_256()).unwrap_or_default();
     if wanted.len() != <Sha256 as Digest>::output_size() {
         return Err("the configuration has no image_sha2_256 for it".into());
@@ -181,6 +201,15 @@ fn verify(image: &Image, mount: &GuestOsMount, mut each: impl FnMut(&[u8])) -> R
     match hash.finalize().as_slice() == wanted {
         true => Ok(()),
         false => Err("its SHA-256 is not the one of the configuration".into()),
+    }
+}
+
+fn check_size(image: &Image, mount: &GuestOsMount) -> Result<(), String> {
+    let size = image.size().map_err(|error| error.to_string())?;
+    let wanted = mount.image_size();
+    match size == wanted {
+        true => Ok(()),
+        false => Err(format!("it has {size} bytes instead of {wanted}")),
     }
 }
 

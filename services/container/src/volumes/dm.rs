@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Says that the volumes of a container have the present tables and not those of before (crypto.md 5.2).
-const NOT_STACKED: &str = "not-stacked";
+pub(super) const NOT_STACKED: &str = "not-stacked";
 
 /// Bytes of a sector in all tables.
 const SECTOR: u64 = 512;
@@ -186,6 +186,13 @@ impl Backend for Dm {
         let size = std::fs::metadata(&site.image)
             .map_err(|error| VolumeError::failed(&site.image, error))?
             .len();
+        // The tags alone are 32 bytes for each sector.
+        if meta
+            .metadata()
+            .is_ok_and(|meta| meta.len() < size / SECTOR * 32)
+        {
+            return Err(damaged("a part of its checksums is missing"));
+        }
         match integrity::read(&meta) {
             Ok(Some(sectors)) if sectors == size / SECTOR => {}
             Ok(Some(_)) => return Err(damaged("it belongs to an image of another size")),

@@ -405,7 +405,10 @@ impl Volumes {
                 fs::remove_file(&path).map_err(|error| VolumeError::failed(&path, error))?;
             }
         }
-        atomic::sync_dir(&dir).map_err(|error| VolumeError::failed(&dir, error))?;
+        // Last: until then it says how the images have to be read. Whoever begins anew gets a new one.
+        atomic::remove(&dir.join(dm::NOT_STACKED))
+            .and_then(|()| atomic::sync_dir(&dir))
+            .map_err(|error| VolumeError::failed(&dir, error))?;
         let mut left = fs::read_dir(&dir).map_err(failed)?.flatten();
         match left.find(|entry| {
             entry

@@ -91,7 +91,7 @@ fn a_block_that_was_changed_is_an_io_error_in_the_container() {
     image.write_all_at(b"changed", middle).unwrap();
     let read = read_probe(&daemon, "a");
     assert_ne!(read.status, 0);
-    assert!(read.out.contains("I/O error"), "{read:?}");
+    assert!(read.err.contains("Input/output error"), "{read:?}");
     daemon.answers("a");
 }
 

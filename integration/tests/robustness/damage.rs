@@ -125,7 +125,7 @@ fn a_changed_byte_of_an_image_is_an_io_error_and_never_other_data() {
     start(&daemon);
     let read = sh(&daemon, "cat /data/x >/dev/null");
     assert_ne!(read.status, 0);
-    assert!(read.out.contains("I/O error"), "{read:?}");
+    assert!(read.err.contains("Input/output error"), "{read:?}");
     let others = "dd if=/data/x bs=1024 conv=noerror 2>/dev/null | tr -d A | wc -c";
     assert_eq!(sh(&daemon, others).out.trim(), "0");
     stop(&daemon);

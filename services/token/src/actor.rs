@@ -3,14 +3,16 @@
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::token::{
-        ChangePin, DestroyKey, EnterPin, Forget, ReleaseKey, TokenError, Unlock, VerifySignature,
+        ChangePin, DestroyKey, EnterPin, Forget, ListCas, RegisterCa, ReleaseKey, RemoveCa,
+        TokenError, Unlock, VerifySignature,
     },
     blocking::Pool,
     error::BusError,
+    event::{Event, Events},
     secret::{Key, Pin},
     supervisor::Watch,
 };
-use cml_wire::proto::ContainerTrust;
+use cml_wire::proto::{CaCertificate, ContainerTrust};
 use tokio::sync::watch;
 
 use crate::{
@@ -30,6 +32,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    fn roots(&self) -> Roots {
+        Roots {
+            dir: self.places.tokens.clone(),
+            enforce_validity: self.enforce_validity,
+        }
+    }
+
     fn tokens(&self) -> Tokens {
         Tokens::new(&self.places)
     }
@@ -51,6 +60,9 @@ pub struct Token {
     /// One job at a time: a flood of wrong PINs never takes more than one core (design.md section 3).
     derivation: Pool,
     signatures: Pool,
+    /// Changes of the trusted roots, in turn.
+    roots: Pool,
+    events: Events,
     /// Each entry waits for whoever types; a client that is gone does not end the entry of another one.
     keypads: Pool,
     _watch: Watch,
@@ -58,7 +70,7 @@ pub struct Token {
 
 impl Token {
     /// Starts the actor on the current arbiter. A device without a token gets one in the background.
-    pub fn start(settings: Settings, watch: Watch) -> Addr<Self> {
+    pub fn start(settings: Settings, events: Events, watch: Watch) -> Addr<Self> {
         wake_openssl();
         // Known at once, so that a device that has its token never says that it is being made.
         let state = match settings.tokens().device().exists() {
@@ -70,6 +82,8 @@ impl Token {
             device_token: watch::Sender::new(state),
             derivation: Pool::new("token derivation", 1),
             signatures: Pool::new("token signatures", 2),
+            roots: Pool::new("token roots", 1),
+            events,
             keypads: Pool::new("keypads", 8),
             _watch: watch,
         })
@@ -232,15 +246,66 @@ impl Handler<VerifySignature> for Token {
     type Result = ResponseFuture<Result<ContainerTrust, TokenError>>;
 
     fn handle(&mut self, request: VerifySignature, _: &mut Context<Self>) -> Self::Result {
-        let roots = Roots {
-            dir: self.settings.places.tokens.clone(),
-            enforce_validity: self.settings.enforce_validity,
-        };
+        let roots = self.settings.roots();
         let pool = self.signatures.clone();
         Box::pin(async move {
             pool.run(move || roots.verify(&request))
                 .await
                 .map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<RegisterCa> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: RegisterCa, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool, events) = (
+            self.settings.roots(),
+            self.roots.clone(),
+            self.events.clone(),
+        );
+        Box::pin(async move {
+            let local = request.local;
+            let register = move || roots.register(&request.certificates, local);
+            if pool.run(register).await.map_err(BusError::from)?? {
+                tracing::info!(local, "a CA was registered");
+                events.publish(Event::RootsChanged);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Handler<ListCas> for Token {
+    type Result = ResponseFuture<Result<Vec<CaCertificate>, TokenError>>;
+
+    fn handle(&mut self, _: ListCas, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool) = (self.settings.roots(), self.roots.clone());
+        Box::pin(async move {
+            pool.run(move || roots.list())
+                .await
+                .map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<RemoveCa> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: RemoveCa, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool, events) = (
+            self.settings.roots(),
+            self.roots.clone(),
+            self.events.clone(),
+        );
+        Box::pin(async move {
+            let id = request.id.clone();
+            let remove = move || roots.remove(&request.id);
+            pool.run(remove).await.map_err(BusError::from)??;
+            tracing::warn!(id, "a CA is trusted no longer");
+            events.publish(Event::RootsChanged);
+            Ok(())
         })
     }
 }

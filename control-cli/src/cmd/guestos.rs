@@ -37,7 +37,8 @@ pub fn push(context: &Context<'_>, conf: &Path, sig: &Path, cert: &Path) -> Resu
     let mut reply = client.call(request)?;
     loop {
         match exit::known_response(&reply) {
-            Some(Response::GuestosMgrInstallStarted) => context.show_started(&reply)?,
+            // As the old client: a line for people, and nothing on standard output before the end.
+            Some(Response::GuestosMgrInstallStarted) => exit::say("the installation has begun"),
             Some(Response::GuestosMgrInstallWaiting) => line.show(reply.progress.as_ref()),
             _ => {
                 line.end();

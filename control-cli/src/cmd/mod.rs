@@ -56,19 +56,6 @@ impl Context<'_> {
         self.show(&reply, expected, words)
     }
 
-    /// Tells scripts that the daemon has begun, as the old client does; people see the end, and programs get
-    /// one document.
-    fn show_started(&self, reply: &DaemonToController) -> Result<(), CliError> {
-        if self.format != Format::Text {
-            return Ok(());
-        }
-        let mut stdout = io::stdout().lock();
-        stdout
-            .write_all(render::text(reply).as_bytes())
-            .and_then(|()| stdout.flush())
-            .map_err(CliError::Output)
-    }
-
     fn show(
         &self,
         reply: &DaemonToController,

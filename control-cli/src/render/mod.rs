@@ -11,7 +11,6 @@ use cml_wire::proto::{ContainerState, DaemonToController, daemon_to_controller::
 use crate::exit;
 
 pub use json::no_reply;
-pub use text::reply as text;
 
 /// Form of the results, decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -733,7 +733,8 @@ impl Https {
         openssl(
             dir,
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout tls.key \
-             -out tls.cert -subj /CN=loopback -addext subjectAltName=IP:127.0.0.1",
+             -out tls.cert -subj /CN=loopback -addext subjectAltName=IP:127.0.0.1 \
+             -addext basicConstraints=critical,CA:FALSE",
         );
         // Free a moment ago; nothing else on this machine asks for one by number.
         let port = TcpListener::bind("127.0.0.1:0")

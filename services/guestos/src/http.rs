@@ -75,12 +75,14 @@ fn range(text: &str) -> Option<(u64, Option<u64>)> {
 /// Whether trying again may help.
 fn fault(error: ureq::Error) -> Fault {
     use ureq::Error::{
-        BadUri, Http, InvalidProxyUrl, RedirectFailed, Rustls, TlsRequired, TooManyRedirects,
+        BadUri, Http, InvalidProxyUrl, Io, RedirectFailed, Rustls, TlsRequired, TooManyRedirects,
     };
     let said = error.to_string();
     match error {
         BadUri(_) | Http(_) | InvalidProxyUrl | RedirectFailed | Rustls(_) | TlsRequired
         | TooManyRedirects => Fault::Final(said),
+        // A certificate that is not believed.
+        Io(error) if error.kind() == std::io::ErrorKind::InvalidData => Fault::Final(said),
         _ => Fault::Passing(said),
     }
 }

@@ -5,9 +5,15 @@ use std::{collections::BTreeSet, fs, path::Path};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 fn metadata() -> Metadata {
+    // Packages for other systems are in the lock file and need not be on this machine.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut options = ["--locked", "--offline", "--filter-platform"]
+        .map(str::to_owned)
+        .to_vec();
+    options.push(platform);
     MetadataCommand::new()
         .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-        .other_options(vec!["--locked".into(), "--offline".into()])
+        .other_options(options)
         .exec()
         .unwrap()
 }

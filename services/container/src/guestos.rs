@@ -14,29 +14,46 @@ use cml_wire::{
     proto::{ContainerConfig, ContainerState},
     text,
 };
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::{entry::Entry, env::Env, one::Reassess};
 
-/// What an event means for guest OSes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What events mean for guest OSes; the later one includes the earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Followup {
-    /// Containers may have another guest OS now, and versions may be obsolete.
-    Reassess,
     /// Versions may be obsolete.
     Purge,
+    /// Containers may have another guest OS now.
+    Reassess,
 }
 
-/// What follows from what was received; `None` for nothing.
-pub(crate) fn followup(received: &Result<Event, RecvError>) -> Option<Followup> {
-    match received {
-        Ok(Event::GuestOsListChanged) | Err(RecvError::Lagged(_)) => Some(Followup::Reassess),
-        Ok(Event::ContainerListChanged)
-        | Ok(Event::StateChanged {
-            state: ContainerState::Stopped,
-            ..
-        }) => Some(Followup::Purge),
-        _ => None,
+impl Followup {
+    fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::GuestOsListChanged => Some(Self::Reassess),
+            Event::ContainerListChanged
+            | Event::StateChanged {
+                state: ContainerState::Stopped,
+                ..
+            } => Some(Self::Purge),
+            _ => None,
+        }
+    }
+
+    /// Waits for the next event that means something, and takes in those that are there already: many
+    /// containers may stop at the same time. `None` when there will be no more.
+    pub(crate) async fn next(events: &mut broadcast::Receiver<Event>) -> Option<Self> {
+        let mut found = None;
+        loop {
+            found = found.max(match events.recv().await {
+                Ok(event) => Self::of(&event),
+                Err(RecvError::Lagged(_)) => Some(Self::Reassess),
+                Err(RecvError::Closed) => return None,
+            });
+            if found.is_some() && events.is_empty() {
+                return found;
+            }
+        }
     }
 }
 
@@ -104,5 +121,37 @@ impl Env {
             // One whose actor is gone has nothing to be told.
             let _ = entry.port.reassess.call(Reassess { config, guest }).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cml_bus::{actor::System, event::Events, id::ContainerId};
+
+    use super::*;
+
+    #[test]
+    fn events_that_came_together_are_followed_once() {
+        System::new().block_on(async { together().await });
+    }
+
+    async fn together() {
+        let events = Events::default();
+        let mut received = events.subscribe();
+        let stopped = |state| Event::StateChanged {
+            id: ContainerId::CORE0,
+            state,
+        };
+        events.publish(stopped(ContainerState::Running));
+        events.publish(stopped(ContainerState::Stopped));
+        events.publish(Event::GuestOsListChanged);
+        events.publish(Event::ContainerListChanged);
+        let found = Followup::next(&mut received).await;
+        assert_eq!(found, Some(Followup::Reassess));
+        events.publish(stopped(ContainerState::Stopped));
+        let found = Followup::next(&mut received).await;
+        assert_eq!(found, Some(Followup::Purge));
+        drop(events);
+        assert_eq!(Followup::next(&mut received).await, None);
     }
 }

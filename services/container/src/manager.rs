@@ -26,7 +26,7 @@ use cml_wire::{
     text,
 };
 use tokio::{
-    sync::{Mutex, broadcast::error::RecvError, watch},
+    sync::{Mutex, watch},
     time::Instant,
 };
 
@@ -35,7 +35,7 @@ use crate::{
     entry::Entry,
     env::Env,
     fsm::State,
-    guestos::{Followup, followup},
+    guestos::Followup,
     load::Loaded,
     one::{OnePort, Reconfigure},
     unlock::holder,
@@ -140,14 +140,7 @@ impl Manager {
         let follow = async move {
             // What has become obsolete while nobody looked.
             env.purge_guestos().await;
-            loop {
-                let received = events.recv().await;
-                if matches!(received, Err(RecvError::Closed)) {
-                    return;
-                }
-                let Some(followup) = followup(&received) else {
-                    continue;
-                };
+            while let Some(followup) = Followup::next(&mut events).await {
                 if followup == Followup::Reassess
                     && let Ok(Ok(entries)) = me.send(Entries).await
                 {

@@ -168,7 +168,7 @@ impl State {
         let from = self.done;
         match self.download.source.clone() {
             Source::Url(url) => {
-                let answer = http::get(&url, from)?;
+                let answer = http::get(&url, from, self.download.wanted.limit())?;
                 if answer.from != from {
                     self.restart();
                 }

@@ -19,6 +19,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long a server may take to begin its answer.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// What a server has to do at least, in bytes per second on average, so that an installation ends one day.
+const SLOWEST: u64 = 4 << 10;
+
 /// A server's answer to a request for the rest of a file.
 pub struct Answer {
     /// Which byte of the file the body begins with.
@@ -29,9 +32,14 @@ pub struct Answer {
     pub body: Box<dyn Read + Send>,
 }
 
-/// Asks for a file from a byte on.
-pub fn get(url: &str, from: u64) -> Result<Answer, Fault> {
-    let mut request = agent().get(url);
+/// Asks for a file of at most this size from a byte on.
+pub fn get(url: &str, from: u64, limit: u64) -> Result<Answer, Fault> {
+    let patience = ANSWER + Duration::from_secs(limit / SLOWEST);
+    let mut request = agent()
+        .get(url)
+        .config()
+        .timeout_recv_body(Some(patience))
+        .build();
     if from > 0 {
         request = request.header(header::RANGE, format!("bytes={from}-"));
     }

@@ -12,5 +12,6 @@ mod guestos_install;
 mod guests;
 mod lifecycle;
 mod pin;
+mod verity;
 mod volumes;
 mod wipe;

@@ -61,6 +61,9 @@ pub fn check(config: &GuestOsConfig) -> Result<(), BadConfig> {
     Ok(())
 }
 
+/// What the shared files lie in (runtime.md 3.2); a guest that wrote it would decide what all others see.
+const SHARED_STORE: &str = "_store.img";
+
 fn check_mount(mount: &GuestOsMount) -> Result<(), BadConfig> {
     // A DEVICE names its block device by an absolute path (runtime.md 3.2).
     let device = matches!(mount.mount_type(), Type::Device | Type::DeviceRw);
@@ -73,6 +76,10 @@ fn check_mount(mount: &GuestOsMount) -> Result<(), BadConfig> {
     }
     if !is_plain_absolute(&mount.mount_point) {
         return Err(BadConfig::MountPoint(mount.mount_point.clone()));
+    }
+    let bound = matches!(mount.mount_type(), Type::BindFile | Type::BindFileRw);
+    if bound && mount.image_file == SHARED_STORE {
+        return Err(BadConfig::Image(mount.image_file.clone()));
     }
     if mount.mount_data().contains('\0') {
         return Err(BadConfig::Nul("mount_data"));
@@ -204,6 +211,17 @@ mod tests {
             changed(|c| c.mounts[0].mount_data = Some("noload,errors=continue".into())),
             Ok(())
         );
+    }
+
+    #[test]
+    fn no_guest_writes_what_all_shared_files_lie_in() {
+        for kind in [Type::BindFile, Type::BindFileRw] {
+            let refused = changed(|c| {
+                c.mounts[0].set_mount_type(kind);
+                c.mounts[0].image_file = SHARED_STORE.into();
+            });
+            assert_eq!(refused, Err(BadConfig::Image(SHARED_STORE.into())));
+        }
     }
 
     #[test]

@@ -5,14 +5,14 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// What the signed configuration says of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promise {
     /// Exactly so many bytes.
     pub size: u64,
     hash: Expected,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Expected {
     Sha256(Vec<u8>),
     Sha1(Vec<u8>),

@@ -1,7 +1,8 @@
 //! Verified images, each mounted once for all its containers (design.md section 2, "Images").
 //!
-//! An image is hashed through the open file that is then mounted. As long as somebody holds a lease on
-//! the mount nothing is hashed again; when the last lease is dropped the mount goes away.
+//! An image is hashed through the open file that is then mounted, unless the kernel verifies every block
+//! when it is read (dm-verity). As long as somebody holds a lease on the mount nothing is hashed again;
+//! when the last lease is dropped the mount goes away.
 
 use std::{
     collections::HashMap,
@@ -25,11 +26,27 @@ use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::Mutex;
 
-use crate::{digest::Promise, store};
+use crate::{
+    digest::Promise,
+    store,
+    verity::{self, Proof},
+};
 
 /// The lease on one image, as long as somebody holds it. The lock makes two starts at the same time verify
 /// the image once.
 type Slot = Arc<Mutex<Weak<ImageLease>>>;
+
+/// What a configuration says of the bytes of an image: size, hashes, root of the hash tree.
+type Identity = (u64, [String; 3]);
+
+fn identity(mount: &GuestOsMount) -> Identity {
+    let hashes = [
+        mount.image_sha2_256(),
+        mount.image_sha1(),
+        mount.image_verity_sha256(),
+    ];
+    (mount.image_size(), hashes.map(str::to_ascii_lowercase))
+}
 
 /// The images that are mounted.
 #[derive(Debug, Clone)]
@@ -39,22 +56,26 @@ pub struct Images {
     allow_sha1: bool,
     pool: Pool,
     /// By what they are, too: another configuration of the same version may want another image.
-    live: Arc<Mutex<HashMap<(PathBuf, Promise), Slot>>>,
-    /// How many were ever mounted.
-    mounted: Arc<AtomicU64>,
+    live: Arc<Mutex<HashMap<(PathBuf, Identity), Slot>>>,
 }
+
+/// How many were ever mounted by this process: a mount may outlive the service that made it.
+static MOUNTED: AtomicU64 = AtomicU64::new(0);
 
 /// What an image must be, and where it goes.
 struct Wanted {
     path: PathBuf,
-    promise: Promise,
     at: PathBuf,
+    allow_sha1: bool,
     mount: GuestOsMount,
+    /// What a device for it is called.
+    device: String,
 }
 
 impl Images {
     /// Images of this store, mounted below `mounts`.
     pub fn new(store: PathBuf, mounts: PathBuf, allow_sha1: bool) -> Self {
+        verity::remove_stale();
         Self {
             store,
             mounts,
@@ -62,7 +83,6 @@ impl Images {
             // Two cores: hashing one image must not keep another start waiting.
             pool: Pool::new("images", 2),
             live: Arc::default(),
-            mounted: Arc::default(),
         }
     }
 
@@ -72,12 +92,12 @@ impl Images {
         config: &GuestOsConfig,
         mount: &GuestOsMount,
     ) -> Result<Arc<ImageLease>, GuestOsError> {
-        let (path, promise) = self.promised(config, mount)?;
+        let path = store::image_path(&self.store, config, &mount.image_file);
         let slot = self
             .live
             .lock()
             .await
-            .entry((path.clone(), promise.clone()))
+            .entry((path.clone(), identity(mount)))
             .or_default()
             .clone();
         let mut slot = slot.lock().await;
@@ -85,12 +105,13 @@ impl Images {
             return Ok(lease);
         }
         // A directory of its own each time: the last lease on an earlier mount may be on its way out.
-        let number = self.mounted.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", mount.image_file);
+        let number = MOUNTED.fetch_add(1, Ordering::Relaxed);
+        let (stem, image) = (store::stem(config), &mount.image_file);
         let wanted = Wanted {
-            at: self.mounts.join(store::stem(config)).join(name),
+            device: verity::device_name(&stem, image, number),
+            at: self.mounts.join(stem).join(format!("{image}-{number}")),
             path,
-            promise,
+            allow_sha1: self.allow_sha1,
             mount: mount.clone(),
         };
         let lease = self.pool.run(move || verified_mount(&wanted)).await;
@@ -107,27 +128,17 @@ impl Images {
         mount: &GuestOsMount,
         into: OwnedFd,
     ) -> Result<(), GuestOsError> {
-        let (path, promise) = self.promised(config, mount)?;
+        let path = store::image_path(&self.store, config, &mount.image_file);
+        let promise =
+            Promise::of(mount, self.allow_sha1).map_err(|reason| GuestOsError::BadImage {
+                path: path.display().to_string(),
+                reason,
+            })?;
         let copied = self
             .pool
             .run(move || verified_copy(&path, &promise, into))
             .await;
         copied.map_err(BusError::from)?
-    }
-
-    fn promised(
-        &self,
-        config: &GuestOsConfig,
-        mount: &GuestOsMount,
-    ) -> Result<(PathBuf, Promise), GuestOsError> {
-        let path = store::image_path(&self.store, config, &mount.image_file);
-        match Promise::of(mount, self.allow_sha1) {
-            Ok(promise) => Ok((path, promise)),
-            Err(reason) => Err(GuestOsError::BadImage {
-                path: path.display().to_string(),
-                reason,
-            }),
-        }
     }
 
     /// Whether an image in this directory is mounted, or about to be.
@@ -165,7 +176,6 @@ fn verified_mount(wanted: &Wanted) -> Result<ImageLease, GuestOsError> {
         reason,
     };
     let image = Image::open(&wanted.path).map_err(|error| bad(error.source.to_string()))?;
-    verify(&image, &wanted.promise, |_| ()).map_err(bad)?;
     let unmountable = |reason: String| GuestOsError::Mount {
         path: wanted.path.display().to_string(),
         reason,
@@ -175,9 +185,27 @@ fn verified_mount(wanted: &Wanted) -> Result<ImageLease, GuestOsError> {
         Type::SharedRw => "",
         _ => wanted.mount.mount_data(),
     };
-    let mounted = image
-        .mount(&wanted.mount.fs_type, &mount::options(data), &wanted.at)
-        .map_err(|error| unmountable(error.to_string()))?;
+    let (fs_type, data) = (&wanted.mount.fs_type, mount::options(data));
+    let mounted = match verity::proof(&wanted.mount, verity::supported).map_err(bad)? {
+        Proof::Whole => {
+            let promise = Promise::of(&wanted.mount, wanted.allow_sha1).map_err(bad)?;
+            verify(&image, &promise, |_| ()).map_err(bad)?;
+            image
+                .mount(fs_type, &data, &wanted.at)
+                .map_err(|error| unmountable(error.to_string()))?
+        }
+        Proof::Tree(root) => {
+            check_size(&image, wanted.mount.image_size()).map_err(bad)?;
+            let tree = store::hash_path(&wanted.path);
+            verity::mount(&image, &tree, &root, &wanted.device, |device| {
+                cml_sys::image::mount_device(device, fs_type, &data, &wanted.at)
+            })
+            .map_err(|refused| match refused {
+                verity::Refused::Image(reason) => bad(reason),
+                verity::Refused::Mount(reason) => unmountable(reason),
+            })?
+        }
+    };
     let root = open_root(mounted.path()).map_err(|error| unmountable(error.to_string()))?;
     Ok(ImageLease::new(root, Box::new(mounted)))
 }
@@ -189,11 +217,7 @@ fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 /// Size and hash must be what the signed configuration says (protocol.md 6.7).
 fn verify(image: &Image, promise: &Promise, mut each: impl FnMut(&[u8])) -> Result<(), String> {
-    let size = image.size().map_err(|error| error.to_string())?;
-    if size != promise.size {
-        let wanted = promise.size;
-        return Err(format!("it has {size} bytes instead of {wanted}"));
-    }
+    check_size(image, promise.size)?;
     let mut hasher = promise.hasher();
     image
         .read(|bytes| {
@@ -202,6 +226,14 @@ fn verify(image: &Image, promise: &Promise, mut each: impl FnMut(&[u8])) -> Resu
         })
         .map_err(|error| error.to_string())?;
     Ok(promise.kept(hasher)?)
+}
+
+fn check_size(image: &Image, wanted: u64) -> Result<(), String> {
+    let size = image.size().map_err(|error| error.to_string())?;
+    match size == wanted {
+        true => Ok(()),
+        false => Err(format!("it has {size} bytes instead of {wanted}")),
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,11 @@ pub fn image_path(store: &Path, config: &GuestOsConfig, image: &str) -> PathBuf 
     store.join(stem(config)).join(format!("{image}.img"))
 }
 
+/// The hash tree of dm-verity beside an image (crypto.md 5.4).
+pub fn hash_path(image: &Path) -> PathBuf {
+    image.with_extension("hash.img")
+}
+
 /// Every guest OS that has an image directory, by name. One that cannot be read is reported and skipped,
 /// so that it does not take the others with it.
 pub fn scan(store: &Path) -> Result<Vec<Entry>, GuestOsError> {

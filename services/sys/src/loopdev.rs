@@ -79,6 +79,7 @@ pub fn await_release(file: &Path, patience: Duration) -> Result<()> {
 /// The loop device that has a file.
 fn holder(file: &Path) -> Result<Option<PathBuf>> {
     let blocks = Path::new("/sys/block");
+    let file = resolved(file);
     let wanted = file.as_os_str().as_bytes();
     for entry in fs::read_dir(blocks).context("read", blocks.display())? {
         let entry = entry.context("read", blocks.display())?;
@@ -91,6 +92,29 @@ fn holder(file: &Path) -> Result<Option<PathBuf>> {
         }
     }
     Ok(None)
+}
+
+/// The path as the kernel shows it: without symbolic links. The file itself need not be there any more.
+fn resolved(file: &Path) -> PathBuf {
+    let parent = file.parent().and_then(|dir| fs::canonicalize(dir).ok());
+    match parent.zip(file.file_name()) {
+        Some((dir, name)) => dir.join(name),
+        None => file.to_owned(),
+    }
+}
+
+/// The loop device that has a file for writing, or a new one. Two devices with one file would be two file
+/// systems that know nothing of each other.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_shared(file: &Path) -> Result<Loop> {
+    if let Some(path) = holder(file)? {
+        let device = OpenOptions::new().read(true).write(true).open(&path);
+        let device = device.context("open", path.display())?;
+        return Ok(Loop { device, path });
+    }
+    attach(crate::file::open_writable(file)?, false)
 }
 
 /// Binds a loop device to an open file.

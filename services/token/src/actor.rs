@@ -1,10 +1,12 @@
 //! The token actor: self-provisioning, PINs and signatures, none of which blocks the bus.
 
+use std::collections::HashMap;
+
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::token::{
-        ChangePin, DestroyKey, EnterPin, Forget, ListCas, RegisterCa, ReleaseKey, RemoveCa,
-        TokenError, Unlock, VerifySignature,
+        ChangePin, DestroyKey, EnterPin, Forget, Holder, ListCas, RegisterCa, ReleaseKey, RemoveCa,
+        TokenError, TokenKind, Unlock, VerifySignature,
     },
     blocking::Pool,
     error::BusError,
@@ -38,10 +40,6 @@ impl Settings {
             enforce_validity: self.enforce_validity,
         }
     }
-
-    fn tokens(&self) -> Tokens {
-        Tokens::new(&self.places)
-    }
 }
 
 /// How far self-provisioning has come.
@@ -56,9 +54,14 @@ enum DeviceToken {
 #[derive(Debug)]
 pub struct Token {
     settings: Settings,
+    tokens: Tokens,
     device_token: watch::Sender<DeviceToken>,
     /// One job at a time: a flood of wrong PINs never takes more than one core (design.md section 3).
     derivation: Pool,
+    /// Deleting needs no PIN and never waits behind one.
+    files: Pool,
+    /// One for each PKCS#11 module: one that hangs holds up its own containers only.
+    modules: HashMap<String, Pool>,
     signatures: Pool,
     /// Changes of the trusted roots, in turn.
     roots: Pool,
@@ -73,14 +76,18 @@ impl Token {
     pub fn start(settings: Settings, events: Events, watch: Watch) -> Addr<Self> {
         wake_openssl();
         // Known at once, so that a device that has its token never says that it is being made.
-        let state = match settings.tokens().device().exists() {
+        let tokens = Tokens::new(&settings.places);
+        let state = match tokens.device().exists() {
             true => DeviceToken::Ready,
             false => DeviceToken::Making,
         };
         Actor::start(Self {
             settings,
+            tokens,
             device_token: watch::Sender::new(state),
             derivation: Pool::new("token derivation", 1),
+            files: Pool::new("token files", 8),
+            modules: HashMap::new(),
             signatures: Pool::new("token signatures", 2),
             roots: Pool::new("token roots", 1),
             events,
@@ -97,7 +104,7 @@ impl Actor for Token {
         if let DeviceToken::Ready = &*self.device_token.borrow() {
             return;
         }
-        let token = self.settings.tokens().device();
+        let token = self.tokens.device();
         let outcome = self.device_token.clone();
         // Its own pool, so that a PIN of a container's own token need not wait for the new key.
         let pool = Pool::new("token provisioning", 1);
@@ -136,18 +143,25 @@ fn provision(token: &Softtoken) -> Result<(), TokenError> {
 }
 
 impl Token {
-    /// Runs a job on the tokens, one at a time. `on_device` says whether it needs the token of the device.
-    fn derive<T: Send + 'static>(
-        &self,
-        on_device: impl FnOnce(&Tokens) -> bool + Send + 'static,
+    /// Runs a job with a PIN: on softtokens one at a time, on PKCS#11 tokens beside it. Without a holder the job is
+    /// about the token of the device.
+    fn with_pin<T: Send + 'static>(
+        &mut self,
+        holder: Option<&Holder>,
         job: impl FnOnce(&Tokens) -> Result<T, TokenError> + Send + 'static,
     ) -> ResponseFuture<Result<T, TokenError>> {
-        let tokens = self.settings.tokens();
+        let pool = match holder.map(|holder| &holder.kind) {
+            Some(TokenKind::Pkcs11 { module }) => {
+                let pools = self.modules.entry(module.clone());
+                pools.or_insert_with(|| Pool::new("PKCS#11 module", 1))
+            }
+            _ => &self.derivation,
+        };
+        let (pool, tokens, holder) = (pool.clone(), self.tokens.clone(), holder.cloned());
         let device_token = self.device_token.clone();
-        let pool = self.derivation.clone();
         Box::pin(async move {
             pool.run(move || {
-                if on_device(&tokens) {
+                if holder.is_none_or(|holder| tokens.needs_device(&holder)) {
                     let state = *device_token.borrow();
                     match state {
                         DeviceToken::Ready => {}
@@ -165,6 +179,20 @@ impl Token {
             .map_err(BusError::from)?
         })
     }
+
+    /// Runs a job that needs no PIN.
+    fn without_pin(
+        &self,
+        job: impl FnOnce(&Tokens) -> Result<(), TokenError> + Send + 'static,
+    ) -> ResponseFuture<Result<(), TokenError>> {
+        let (files, tokens) = (self.files.clone(), self.tokens.clone());
+        Box::pin(async move {
+            files
+                .run(move || job(&tokens))
+                .await
+                .map_err(BusError::from)?
+        })
+    }
 }
 
 impl Handler<Unlock> for Token {
@@ -172,10 +200,9 @@ impl Handler<Unlock> for Token {
 
     fn handle(&mut self, request: Unlock, _: &mut Context<Self>) -> Self::Result {
         let holder = request.holder.clone();
-        self.derive(
-            move |tokens| tokens.needs_device(&holder),
-            move |tokens| tokens.check(&request.holder, &request.pin),
-        )
+        self.with_pin(Some(&holder), move |tokens| {
+            tokens.check(&request.holder, &request.pin)
+        })
     }
 }
 
@@ -184,10 +211,9 @@ impl Handler<ReleaseKey> for Token {
 
     fn handle(&mut self, request: ReleaseKey, _: &mut Context<Self>) -> Self::Result {
         let holder = request.holder.clone();
-        self.derive(
-            move |tokens| tokens.needs_device(&holder),
-            move |tokens| tokens.release(&request.holder, &request.pin, request.create),
-        )
+        self.with_pin(Some(&holder), move |tokens| {
+            tokens.release(&request.holder, &request.pin, request.create)
+        })
     }
 }
 
@@ -195,10 +221,7 @@ impl Handler<DestroyKey> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: DestroyKey, _: &mut Context<Self>) -> Self::Result {
-        self.derive(
-            |_| false,
-            move |tokens| tokens.destroy_key(request.container),
-        )
+        self.without_pin(move |tokens| tokens.destroy_key(request.container))
     }
 }
 
@@ -207,14 +230,10 @@ impl Handler<ChangePin> for Token {
 
     fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
         let ChangePin { holder, old, new } = request;
-        let on_device = holder.clone();
-        self.derive(
-            move |tokens| on_device.is_none_or(|holder| tokens.needs_device(&holder)),
-            move |tokens| match &holder {
-                None => tokens.change_device(&old, &new),
-                Some(holder) => tokens.change_own(holder, &old, &new),
-            },
-        )
+        self.with_pin(holder.clone().as_ref(), move |tokens| match &holder {
+            None => tokens.change_device(&old, &new),
+            Some(holder) => tokens.change_own(holder, &old, &new),
+        })
     }
 }
 
@@ -238,7 +257,7 @@ impl Handler<Forget> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: Forget, _: &mut Context<Self>) -> Self::Result {
-        self.derive(|_| false, move |tokens| tokens.forget(request.container))
+        self.without_pin(move |tokens| tokens.forget(request.container))
     }
 }
 

@@ -282,7 +282,8 @@ pub enum ContainerError {
 crate::request!(Status => Vec<ContainerStatus>, ContainerError, "container.status", 10 s);
 crate::request!(Configs => Vec<(ContainerId, ContainerConfig)>, ContainerError, "container.configs", 10 s);
 crate::request!(Create => (ContainerId, ContainerConfig), ContainerError, "container.create", 60 s);
-crate::request!(UpdateConfig => (ContainerId, ContainerConfig), ContainerError, "container.update_config", 60 s);
+// Another kind of token ends the container and wipes it.
+crate::request!(UpdateConfig => (ContainerId, ContainerConfig), ContainerError, "container.update_config", 240 s);
 crate::request!(Remove => (), ContainerError, "container.remove", 60 s);
 crate::request!(Wipe => (), ContainerError, "container.wipe", 180 s);
 crate::request!(WipeAll => (), ContainerError, "container.wipe_all", 600 s);

@@ -122,7 +122,11 @@ impl Env {
     }
 
     /// What the guest OS makes of the container; `None` when it is not installed.
-    async fn guest(self: &Arc<Self>, id: ContainerId, config: &ContainerConfig) -> Option<Guest> {
+    pub(crate) async fn guest(
+        self: &Arc<Self>,
+        id: ContainerId,
+        config: &ContainerConfig,
+    ) -> Option<Guest> {
         let installed = self.installed(config).await.ok()?;
         let mounts = &installed.config.mounts;
         // Of volumes that cannot be a start will speak.

@@ -4,6 +4,7 @@ use cml_bus::{
     api::{
         container::{Configs, Reload, Status, WipeAll},
         guestos::List,
+        token::ListCas,
     },
     id::ContainerId,
 };
@@ -15,8 +16,8 @@ use crate::{
     translate_out,
 };
 
-/// The reply to the request, `None` where silence is the rule. `Exec` is not for this function
-/// (`exec::run`).
+/// The reply to the request, `None` where silence is the rule. `Exec` and `Push` are not for this
+/// function (`exec::run`, `push::run`).
 pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToController> {
     let container = &shared.ports.container;
     Some(match request {
@@ -63,7 +64,20 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
             translate_out::pin_entry(container.pin_entry.call(request).await)
         }
         Request::GetProvisioned => translate_out::provisioned(shared.mode.provisioned),
-        Request::Exec(_) | Request::Input(_) | Request::Resize(..) => return None,
+        Request::RemoveGuestOs(request) => {
+            translate_out::plain(container.remove_guestos.call(request).await)
+        }
+        Request::RegisterCa(request) => {
+            translate_out::registered_ca(shared.ports.token.register_ca.call(request).await)
+        }
+        Request::ListCas => translate_out::ca_list(shared.ports.token.list_cas.call(ListCas).await),
+        Request::RemoveCa(request) => {
+            let removed = shared.ports.token.remove_ca.call(request).await;
+            translate_out::plain(removed.map_err(Into::into))
+        }
+        Request::Push(_) | Request::Exec(_) | Request::Input(_) | Request::Resize(..) => {
+            return None;
+        }
     })
 }
 

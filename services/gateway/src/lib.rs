@@ -13,6 +13,7 @@ mod exec;
 mod inbox;
 mod outbox;
 mod policy;
+mod push;
 mod session;
 #[cfg(test)]
 mod tests;

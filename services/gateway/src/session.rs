@@ -12,6 +12,7 @@ use crate::{
     inbox::Inbox,
     outbox::Outbox,
     policy::Mode,
+    push,
     translate_in::{self, Refusal, Request},
     translate_out,
 };
@@ -135,6 +136,10 @@ impl Connection {
             Ok(Request::Exec(request)) => {
                 drop(permit);
                 return exec::run(request, self).await;
+            }
+            Ok(Request::Push(request)) => {
+                drop(permit);
+                return push::run(request, self).await;
             }
             Ok(request) => answer::answer(request, &self.shared).await,
             Err(refusal) => translate_out::refusal(refusal),

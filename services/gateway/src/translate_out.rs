@@ -12,7 +12,7 @@ use cml_bus::{
     id::ContainerId,
 };
 use cml_wire::proto::{
-    ContainerConfig, ContainerStatus, DaemonToController,
+    CaCertificate, ContainerConfig, ContainerStatus, DaemonToController, Progress,
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
@@ -70,6 +70,12 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
         | Refusal::NoContainer(Command::ContainerUpdateConfig) => empty_config(text),
         Refusal::Missing(Command::ContainerExecCmd, "exec_args")
         | Refusal::FieldNotServed(Command::ContainerExecCmd, _) => exec_end(CANNOT_RUN, Some(text)),
+        Refusal::Missing(Command::PushGuestosConfig, _) => {
+            failure(Response::GuestosMgrInstallFailed, text)
+        }
+        Refusal::Missing(Command::RegisterNewca | Command::RegisterLocalca, _) => {
+            failure(Response::GuestosMgrRegisterCaError, text)
+        }
         Refusal::NoContainer(_)
         | Refusal::Missing(..)
         | Refusal::OutOfRange(..)
@@ -142,6 +148,8 @@ fn start_code(error: &ContainerError) -> Response {
             TokenError::BadNewPin(_)
             | TokenError::BadCertificate(_)
             | TokenError::BadSignature
+            | TokenError::BadCa(_)
+            | TokenError::NoSuchCa(_)
             | TokenError::BadRoot { .. } => Response::ContainerStartEinternal,
             TokenError::Bus(_) => Response::CmdFailed,
         },
@@ -150,12 +158,18 @@ fn start_code(error: &ContainerError) -> Response {
             GuestOsError::NotInstalled { .. }
             | GuestOsError::BadImage { .. }
             | GuestOsError::Mount { .. }
+            | GuestOsError::BadConfig(_)
+            | GuestOsError::Downgrade { .. }
+            | GuestOsError::Installing(_)
+            | GuestOsError::Fetch { .. }
+            | GuestOsError::NoRoom { .. }
             | GuestOsError::Store { .. }
             | GuestOsError::Token(_) => Response::ContainerStartEinternal,
         },
         ContainerError::Bus(_) => Response::CmdFailed,
         ContainerError::NotRunning(_)
         | ContainerError::BadConfig(_)
+        | ContainerError::GuestOsInUse { .. }
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
         | ContainerError::Freeze { .. }
@@ -181,6 +195,8 @@ fn stop_code(error: &ContainerError) -> Response {
             | TokenError::KeyLost { .. }
             | TokenError::BadCertificate(_)
             | TokenError::BadSignature
+            | TokenError::BadCa(_)
+            | TokenError::NoSuchCa(_)
             | TokenError::BadRoot { .. } => Response::ContainerCtrlEinternal,
             TokenError::Bus(_) => Response::CmdFailed,
         },
@@ -192,6 +208,7 @@ fn stop_code(error: &ContainerError) -> Response {
         | ContainerError::Damaged { .. }
         | ContainerError::AlreadyRunning(_)
         | ContainerError::BadConfig(_)
+        | ContainerError::GuestOsInUse { .. }
         | ContainerError::GuestOs(_)
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
@@ -218,6 +235,41 @@ pub fn guestos_list(result: Result<Vec<Installed>, GuestOsError>) -> DaemonToCon
                 .map(|one| one.config.as_ref().clone())
                 .collect(),
             ..bare(Code::GuestosConfigsList)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `PUSH_GUESTOS_CONFIG`: how it ended, or that it did not begin.
+pub fn installed(result: Result<(), GuestOsError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::GuestosMgrInstallCompleted),
+        Err(error) => failure(Response::GuestosMgrInstallFailed, error),
+    }
+}
+
+/// How far an installation is.
+pub fn installing(progress: Progress) -> DaemonToController {
+    DaemonToController {
+        progress: Some(progress),
+        ..response(Response::GuestosMgrInstallWaiting)
+    }
+}
+
+/// `REGISTER_NEWCA`, `REGISTER_LOCALCA`
+pub fn registered_ca(result: Result<(), TokenError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::GuestosMgrRegisterCaOk),
+        Err(error) => failure(Response::GuestosMgrRegisterCaError, error),
+    }
+}
+
+/// `CA_LIST`
+pub fn ca_list(result: Result<Vec<CaCertificate>, TokenError>) -> DaemonToController {
+    match result {
+        Ok(ca_certificates) => DaemonToController {
+            ca_certificates,
+            ..bare(Code::CaList)
         },
         Err(error) => failure(Response::CmdFailed, error),
     }
@@ -328,6 +380,8 @@ mod tests {
             },
             TokenError::BadCertificate(text()),
             TokenError::BadSignature,
+            TokenError::BadCa(text()),
+            TokenError::NoSuchCa(text()),
             TokenError::BadRoot {
                 path: text(),
                 reason: text(),
@@ -349,7 +403,23 @@ mod tests {
         ];
         all.extend(tokens().into_iter().map(ContainerError::Token));
         all.push(ContainerError::BadConfig(text()));
+        all.push(ContainerError::GuestOsInUse {
+            name: text(),
+            users: text(),
+        });
         let mut guestos = vec![
+            GuestOsError::BadConfig(text()),
+            GuestOsError::Downgrade {
+                name: text(),
+                version: 1,
+                newest: 2,
+            },
+            GuestOsError::Installing(text()),
+            GuestOsError::Fetch {
+                url: text(),
+                reason: text(),
+            },
+            GuestOsError::NoRoom { needed: 2, free: 1 },
             GuestOsError::NotInstalled {
                 name: text(),
                 version: Version::AtLeast(0),
@@ -425,7 +495,15 @@ mod tests {
                 internal,
                 internal,
                 internal,
+                internal,
+                internal,
                 "CMD_FAILED",
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
                 internal,
                 internal,
                 internal,
@@ -466,7 +544,15 @@ mod tests {
                 internal,
                 internal,
                 internal,
+                internal,
+                internal,
                 "CMD_FAILED",
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
                 internal,
                 internal,
                 internal,

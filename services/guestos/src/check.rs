@@ -8,8 +8,8 @@ use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 /// A configuration that cannot be used although its signature is good.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadConfig {
-    /// The name would be a path.
-    #[error("the name {0:?} cannot be part of a file name")]
+    /// The name would be a path, or hidden among the files of the store.
+    #[error("the name {0:?} cannot be the beginning of a file name")]
     Name(String),
     /// Version 0 means "none" (protocol.md 6.4).
     #[error("the version must be above 0")]
@@ -36,7 +36,9 @@ pub enum BadConfig {
 
 /// Checks everything that later becomes part of a path, a mount or an argument.
 pub fn check(config: &GuestOsConfig) -> Result<(), BadConfig> {
-    if !is_component(&config.name) {
+    // Room for the version and for what the store puts in front of names.
+    let is_name = is_component(&config.name) && config.name.len() <= 200;
+    if !is_name || config.name.starts_with('.') {
         return Err(BadConfig::Name(config.name.clone()));
     }
     if config.version == 0 {
@@ -178,6 +180,9 @@ mod tests {
                 }])
                 .is_err()
             );
+        }
+        for bad in [".commit-x", &"x".repeat(201)] {
+            assert!(changed(|c| c.name = bad.into()).is_err(), "{bad:?}");
         }
         for bad in ["", "relative", "/a/../b", "/a\0"] {
             assert!(changed(|c| c.mounts[0].mount_point = bad.into()).is_err());

@@ -5,15 +5,16 @@ use std::collections::HashMap;
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::token::{
-        ChangePin, DestroyKey, EnterPin, Forget, Holder, ReleaseKey, TokenError, TokenKind, Unlock,
-        VerifySignature,
+        ChangePin, DestroyKey, EnterPin, Forget, Holder, ListCas, RegisterCa, ReleaseKey, RemoveCa,
+        TokenError, TokenKind, Unlock, VerifySignature,
     },
     blocking::Pool,
     error::BusError,
+    event::{Event, Events},
     secret::{Key, Pin},
     supervisor::Watch,
 };
-use cml_wire::proto::ContainerTrust;
+use cml_wire::proto::{CaCertificate, ContainerTrust};
 use tokio::sync::watch;
 
 use crate::{
@@ -30,6 +31,15 @@ pub struct Settings {
     pub places: Places,
     /// Refuse certificates outside their validity.
     pub enforce_validity: bool,
+}
+
+impl Settings {
+    fn roots(&self) -> Roots {
+        Roots {
+            dir: self.places.tokens.clone(),
+            enforce_validity: self.enforce_validity,
+        }
+    }
 }
 
 /// How far self-provisioning has come.
@@ -53,6 +63,9 @@ pub struct Token {
     /// One for each PKCS#11 module: one that hangs holds up its own containers only.
     modules: HashMap<String, Pool>,
     signatures: Pool,
+    /// Changes of the trusted roots, in turn.
+    roots: Pool,
+    events: Events,
     /// Each entry waits for whoever types; a client that is gone does not end the entry of another one.
     keypads: Pool,
     _watch: Watch,
@@ -60,7 +73,7 @@ pub struct Token {
 
 impl Token {
     /// Starts the actor on the current arbiter. A device without a token gets one in the background.
-    pub fn start(settings: Settings, watch: Watch) -> Addr<Self> {
+    pub fn start(settings: Settings, events: Events, watch: Watch) -> Addr<Self> {
         wake_openssl();
         // Known at once, so that a device that has its token never says that it is being made.
         let tokens = Tokens::new(&settings.places);
@@ -76,6 +89,8 @@ impl Token {
             files: Pool::new("token files", 8),
             modules: HashMap::new(),
             signatures: Pool::new("token signatures", 2),
+            roots: Pool::new("token roots", 1),
+            events,
             keypads: Pool::new("keypads", 8),
             _watch: watch,
         })
@@ -250,15 +265,66 @@ impl Handler<VerifySignature> for Token {
     type Result = ResponseFuture<Result<ContainerTrust, TokenError>>;
 
     fn handle(&mut self, request: VerifySignature, _: &mut Context<Self>) -> Self::Result {
-        let roots = Roots {
-            dir: self.settings.places.tokens.clone(),
-            enforce_validity: self.settings.enforce_validity,
-        };
+        let roots = self.settings.roots();
         let pool = self.signatures.clone();
         Box::pin(async move {
             pool.run(move || roots.verify(&request))
                 .await
                 .map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<RegisterCa> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: RegisterCa, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool, events) = (
+            self.settings.roots(),
+            self.roots.clone(),
+            self.events.clone(),
+        );
+        Box::pin(async move {
+            let local = request.local;
+            let register = move || roots.register(&request.certificates, local);
+            if pool.run(register).await.map_err(BusError::from)?? {
+                tracing::info!(local, "a CA was registered");
+                events.publish(Event::RootsChanged);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Handler<ListCas> for Token {
+    type Result = ResponseFuture<Result<Vec<CaCertificate>, TokenError>>;
+
+    fn handle(&mut self, _: ListCas, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool) = (self.settings.roots(), self.roots.clone());
+        Box::pin(async move {
+            pool.run(move || roots.list())
+                .await
+                .map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<RemoveCa> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: RemoveCa, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool, events) = (
+            self.settings.roots(),
+            self.roots.clone(),
+            self.events.clone(),
+        );
+        Box::pin(async move {
+            let id = request.id.clone();
+            let remove = move || roots.remove(&request.id);
+            pool.run(remove).await.map_err(BusError::from)??;
+            tracing::warn!(id, "a CA is trusted no longer");
+            events.publish(Event::RootsChanged);
+            Ok(())
         })
     }
 }

@@ -105,6 +105,13 @@ pub struct SetFrozen {
     pub frozen: bool,
 }
 
+/// Deletes a guest OS in all versions, unless a container uses it.
+#[derive(Debug)]
+pub struct RemoveGuestOs {
+    /// Its name.
+    pub name: String,
+}
+
 /// Stops every container, without a PIN: the daemon is about to end. The answer comes when all have
 /// stopped or their time is over.
 #[derive(Debug)]
@@ -224,6 +231,14 @@ pub enum ContainerError {
     /// The configuration cannot be accepted.
     #[error("the configuration is refused: {0}")]
     BadConfig(String),
+    /// A guest OS that containers use is not removed.
+    #[error("guest OS `{name}` is used by {users}; remove them first")]
+    GuestOsInUse {
+        /// Its name.
+        name: String,
+        /// The names of the containers.
+        users: String,
+    },
     /// The guest OS cannot be used.
     #[error(transparent)]
     GuestOs(#[from] GuestOsError),
@@ -280,6 +295,7 @@ crate::request!(SetFrozen => (), ContainerError, "container.set_frozen", 20 s);
 crate::request!(Shutdown => (), ContainerError, "container.shutdown", 60 s);
 crate::request!(ChangePin => (), ContainerError, "container.change_pin", 130 s);
 crate::request!(PinEntry => PinNeeds, ContainerError, "container.pin_entry", 10 s);
+crate::request!(RemoveGuestOs => (), ContainerError, "container.remove_guestos", 90 s);
 crate::request!(Exec => ExecSession, ContainerError, "container.exec", 30 s);
 
 crate::service_port! {
@@ -311,6 +327,8 @@ crate::service_port! {
         shutdown: Shutdown,
         /// Another PIN.
         change_pin: ChangePin,
+        /// Delete a guest OS that no container uses.
+        remove_guestos: RemoveGuestOs,
         /// How the PIN is given.
         pin_entry: PinEntry,
         /// Run a command.

@@ -14,7 +14,7 @@ use super::One;
 use crate::{
     exec::session,
     fsm::{Event, State},
-    one::{Halt, Kill, Reconfigure, Retire, WipeAtRest},
+    one::{Halt, Kill, Reassess, Reconfigure, Retire, WipeAtRest},
     plan,
 };
 
@@ -165,6 +165,25 @@ impl Handler<Reconfigure> for One {
         self.next = Some(request);
         if self.state().is_at_rest() {
             self.reconfigure();
+        }
+        Ok(())
+    }
+}
+
+impl Handler<Reassess> for One {
+    type Result = Result<(), ContainerError>;
+
+    fn handle(&mut self, request: Reassess, _: &mut Context<Self>) -> Self::Result {
+        let waiting = self.next.as_ref().map(|next| next.config.clone());
+        let config = waiting.unwrap_or_else(|| self.config());
+        if *config == *request.config {
+            self.next = Some(Reconfigure {
+                config,
+                guest: request.guest,
+            });
+            if self.state().is_at_rest() {
+                self.reconfigure();
+            }
         }
         Ok(())
     }

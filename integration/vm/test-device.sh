@@ -75,4 +75,4 @@ exit "$failed"
 STEPS
 } >"$payload/vm-command"
 
-"$here/run.sh" -t "${VM_LIMIT:-1200}" "$vm" "$payload"
+"$here/run.sh" -t "${VM_LIMIT:-2400}" "$vm" "$payload"

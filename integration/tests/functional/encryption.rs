@@ -118,6 +118,33 @@ fn the_status_says_how_a_container_is_encrypted() {
 }
 
 #[test]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
+fn a_container_of_long_ago_keeps_its_tables_until_it_is_wiped() {
+    let (daemon, uuid) = prepared("");
+    let mode = || {
+        let state = daemon.control().ok(&["state", "web"]);
+        state.value("cryptfs_mode")
+    };
+    // What tells it from a present one (crypto.md 5.2).
+    let dir = daemon.base().join("containers").join(&uuid);
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("other.meta.img"), "").unwrap();
+    start(&daemon);
+    assert_eq!(mode(), "AUTHENC");
+    assert_eq!(sh(&daemon, "echo x >/data/x").status, 0);
+    stop(&daemon);
+    start(&daemon);
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    stop(&daemon);
+    assert_eq!(mode(), "AUTHENC");
+    daemon.control().ok(&["wipe", "web"]);
+    start(&daemon);
+    assert_eq!(mode(), "INTEGRITY_ENCRYPT");
+    assert_ne!(sh(&daemon, "ls /data/x").status, 0);
+    stop(&daemon);
+}
+
+#[test]
 fn a_container_has_exactly_the_room_that_its_volume_says() {
     let (daemon, _) = prepared("image_sizes: { image_name: \"data\" image_size: 12 }\n");
     start(&daemon);

@@ -11,5 +11,6 @@ mod groups;
 mod guests;
 mod lifecycle;
 mod pin;
+mod provisioning;
 mod volumes;
 mod wipe;

@@ -1,6 +1,6 @@
 //! What the device says about itself: `device.conf` and the provisioned flag (protocol.md 2.6, 7.3).
 
-use std::path::Path;
+use std::{fs, io, path::Path};
 
 use cml_wire::{
     proto::{DeviceConfig, device_config::ProvisionedProfile},
@@ -8,7 +8,7 @@ use cml_wire::{
 };
 
 /// Exists once the device was put into provisioned mode.
-const PROVISIONED_FLAG: &str = "_cml_provisioned_";
+pub const PROVISIONED_FLAG: &str = "_cml_provisioned_";
 
 /// The device as it was when the daemon started.
 #[derive(Debug, Clone)]
@@ -58,14 +58,8 @@ impl Device {
         })?;
         Ok(Self {
             config,
-            provisioned: base.join(PROVISIONED_FLAG).exists(),
+            provisioned: is_set(&base.join(PROVISIONED_FLAG)),
         })
-    }
-
-    /// Certificates are refused outside their validity, unless nobody has set the clock yet
-    /// (protocol.md 6.3).
-    pub fn enforces_validity(&self) -> bool {
-        self.provisioned || self.config.hostedmode
     }
 
     /// The wider set of commands in provisioned mode.
@@ -74,11 +68,15 @@ impl Device {
     }
 }
 
+/// Only a flag that is certainly not there is not set: a disk that cannot be read must not open a device up.
+fn is_set(flag: &Path) -> bool {
+    let found = fs::symlink_metadata(flag);
+    !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::fs;
-
     use super::*;
 
     #[test]
@@ -87,7 +85,7 @@ mod tests {
         fs::write(dir.path().join("device.conf"), "").unwrap();
         let device = Device::read(dir.path(), dir.path()).unwrap();
         assert!(device.config.signed_configs());
-        assert!(!device.provisioned && !device.enforces_validity());
+        assert!(!device.provisioned);
         fs::write(dir.path().join(PROVISIONED_FLAG), "").unwrap();
         assert!(Device::read(dir.path(), dir.path()).unwrap().provisioned);
     }

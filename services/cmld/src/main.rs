@@ -55,6 +55,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     }
     let places = Places {
         base,
+        logs: args.logs.clone(),
         run: run.private().to_owned(),
         mounts: run.mounts()?,
         init: args.init(),

@@ -4,6 +4,7 @@ use cml_bus::{
     api::{
         container::{Configs, Reload, Status, WipeAll},
         guestos::List,
+        provisioning::{Destroy, PullCsr, Reboot, SetProvisioned, Stats},
     },
     id::ContainerId,
 };
@@ -15,10 +16,11 @@ use crate::{
     translate_out,
 };
 
-/// The reply to the request, `None` where silence is the rule. `Exec` is not for this function
-/// (`exec::run`).
+/// The reply to the request, `None` where silence is the rule. `Exec` and `Logs` are not for this function
+/// (`exec::run`, `logs::run`).
 pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToController> {
     let container = &shared.ports.container;
+    let device = &shared.ports.provisioning;
     Some(match request {
         Request::ListGuestOs => {
             translate_out::guestos_list(shared.ports.guestos.list.call(List).await)
@@ -62,8 +64,20 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::PinEntry(request) => {
             translate_out::pin_entry(container.pin_entry.call(request).await)
         }
-        Request::GetProvisioned => translate_out::provisioned(shared.mode.provisioned),
-        Request::Exec(_) | Request::Input(_) | Request::Resize(..) => return None,
+        Request::GetProvisioned => translate_out::provisioned(shared.admission.provisioned.get()),
+        Request::SetProvisioned => {
+            translate_out::device(device.set_provisioned.call(SetProvisioned).await)
+        }
+        Request::PullCsr => translate_out::csr(device.pull_csr.call(PullCsr).await),
+        Request::PushCert(request) => {
+            translate_out::pushed_cert(device.push_cert.call(request).await)
+        }
+        Request::Reboot => translate_out::rebooted(device.reboot.call(Reboot).await),
+        Request::Stats => translate_out::stats(device.stats.call(Stats).await),
+        Request::Destroy => translate_out::device(device.destroy.call(Destroy).await),
+        Request::Exec(_) | Request::Logs(_) | Request::Input(_) | Request::Resize(..) => {
+            return None;
+        }
     })
 }
 

@@ -9,6 +9,7 @@ use cml_bus::{
             ChangePin, Create, Exec, PinEntry, Remove, SetFrozen, Signature, Start, Stop,
             UpdateConfig, WindowSize, Wipe,
         },
+        provisioning::PushCert,
         token,
     },
     id::ContainerId,
@@ -68,12 +69,38 @@ pub enum Request {
     PinEntry(PinEntry),
     /// `GET_PROVISIONED`
     GetProvisioned,
+    /// `SET_PROVISIONED`
+    SetProvisioned,
+    /// `PULL_DEVICE_CSR`
+    PullCsr,
+    /// `PUSH_DEVICE_CERT`
+    PushCert(PushCert),
+    /// `REBOOT_DEVICE`
+    Reboot,
+    /// `GET_DEVICE_STATS`
+    Stats,
+    /// `GET_LAST_LOG`
+    Logs(LogsRequest),
+    /// `DESTROY_SYSTEM`
+    Destroy,
     /// `CONTAINER_EXEC_CMD`
     Exec(ExecRequest),
     /// `CONTAINER_EXEC_INPUT`: never answered (protocol.md 3.3).
     Input(InputRequest),
     /// `CONTAINER_EXEC_RESIZE`: never answered when it is well-formed, as its result shows in the terminal.
     Resize(ContainerId, WindowSize),
+}
+
+/// What is to be done with the log files.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LogsRequest {
+    /// Send all, and delete them afterwards if that is wanted.
+    Send {
+        /// Delete them when the client has them.
+        remove: bool,
+    },
+    /// Delete these: the client says that it has stored them. Ours.
+    Remove(Vec<String>),
 }
 
 /// A command to run and how its output is wanted.
@@ -192,6 +219,23 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
             id: container(command, message)?,
         }),
         Command::GetProvisioned => Request::GetProvisioned,
+        Command::SetProvisioned => Request::SetProvisioned,
+        Command::PullDeviceCsr => Request::PullCsr,
+        Command::PushDeviceCert => Request::PushCert(PushCert {
+            certificate: message
+                .device_cert
+                .take()
+                .ok_or(Refusal::Missing(command, "device_cert"))?,
+        }),
+        Command::RebootDevice => Request::Reboot,
+        Command::GetDeviceStats => Request::Stats,
+        Command::GetLastLog => Request::Logs(match message.remove_logs_named.is_empty() {
+            true => LogsRequest::Send {
+                remove: message.remove_logs(),
+            },
+            false => LogsRequest::Remove(std::mem::take(&mut message.remove_logs_named)),
+        }),
+        Command::DestroySystem => Request::Destroy,
         Command::ContainerExecCmd => Request::Exec(exec(command, message)?),
         Command::ContainerExecInput => Request::Input(InputRequest {
             id: container(command, message)?,
@@ -554,6 +598,7 @@ mod tests {
             let mut message = exec_message();
             message.command = number;
             message.container_config_file = Some(vec![]);
+            message.device_cert = Some(vec![]);
             (message.exec_cols, message.exec_rows) = (Some(1), Some(1));
             (message.device_pin, message.device_newpin) = (Some("o".into()), Some("n".into()));
             match (Command::try_from(number), request(&mut message, OPEN)) {

@@ -3,10 +3,12 @@
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::token::{
-        ChangePin, DestroyKey, EnterPin, Forget, ReleaseKey, TokenError, Unlock, VerifySignature,
+        ChangePin, DestroyKey, EnterPin, Forget, Identify, Identity, InstallCertificate,
+        ReleaseKey, TokenError, Unlock, VerifySignature,
     },
     blocking::Pool,
     error::BusError,
+    provisioned::Provisioned,
     secret::{Key, Pin},
     supervisor::Watch,
 };
@@ -14,6 +16,7 @@ use cml_wire::proto::ContainerTrust;
 use tokio::sync::watch;
 
 use crate::{
+    identity::{self, DeviceFiles},
     pinpad::{self, PATIENCE},
     signature::Roots,
     softtoken::{FIRST_PIN, Softtoken},
@@ -25,13 +28,27 @@ use crate::{
 pub struct Settings {
     /// Where tokens and keys lie, and how they are made.
     pub places: Places,
-    /// Refuse certificates outside their validity.
+    /// Refuse certificates outside their validity, provisioned or not.
     pub enforce_validity: bool,
+    /// A provisioned device refuses them as well (protocol.md 7.3).
+    pub provisioned: Provisioned,
 }
 
 impl Settings {
     fn tokens(&self) -> Tokens {
         Tokens::new(&self.places)
+    }
+
+    /// The trusted roots, as strict as the mode of this moment wants it.
+    fn roots(&self) -> Roots {
+        Roots {
+            dir: self.places.tokens.clone(),
+            enforce_validity: self.enforce_validity || self.provisioned.get(),
+        }
+    }
+
+    fn identity(&self) -> DeviceFiles {
+        DeviceFiles::new(&self.places.tokens)
     }
 }
 
@@ -53,6 +70,8 @@ pub struct Token {
     signatures: Pool,
     /// Each entry waits for whoever types; a client that is gone does not end the entry of another one.
     keypads: Pool,
+    /// One at a time: whoever asks while the identity is being made gets it when it is there.
+    identity: Pool,
     _watch: Watch,
 }
 
@@ -71,6 +90,7 @@ impl Token {
             derivation: Pool::new("token derivation", 1),
             signatures: Pool::new("token signatures", 2),
             keypads: Pool::new("keypads", 8),
+            identity: Pool::new("device identity", 1),
             _watch: watch,
         })
     }
@@ -109,7 +129,7 @@ fn wake_openssl() {
     openssl::init();
     let digest = openssl::hash::hash(openssl::hash::MessageDigest::sha512(), b"");
     let random = openssl::rand::rand_bytes(&mut [0; 16]);
-    if let Err(error) = digest.map(drop).and(random) {
+    if let Err(error) = digest.map(drop).and(random).and(identity::wake()) {
         tracing::error!(%error, "openssl does not work on this machine");
     }
 }
@@ -232,15 +252,37 @@ impl Handler<VerifySignature> for Token {
     type Result = ResponseFuture<Result<ContainerTrust, TokenError>>;
 
     fn handle(&mut self, request: VerifySignature, _: &mut Context<Self>) -> Self::Result {
-        let roots = Roots {
-            dir: self.settings.places.tokens.clone(),
-            enforce_validity: self.settings.enforce_validity,
-        };
+        let roots = self.settings.roots();
         let pool = self.signatures.clone();
         Box::pin(async move {
             pool.run(move || roots.verify(&request))
                 .await
                 .map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<Identify> for Token {
+    type Result = ResponseFuture<Result<Identity, TokenError>>;
+
+    fn handle(&mut self, request: Identify, _: &mut Context<Self>) -> Self::Result {
+        let (files, pool) = (self.settings.identity(), self.identity.clone());
+        Box::pin(async move {
+            let job = pool.run(move || files.identify(&request));
+            job.await.map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<InstallCertificate> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: InstallCertificate, _: &mut Context<Self>) -> Self::Result {
+        let (files, roots) = (self.settings.identity(), self.settings.roots());
+        let pool = self.identity.clone();
+        Box::pin(async move {
+            let job = pool.run(move || files.install(&request.certificate, &roots));
+            job.await.map_err(BusError::from)?
         })
     }
 }

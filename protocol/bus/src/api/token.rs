@@ -96,6 +96,41 @@ pub struct VerifySignature {
     pub certificate: Vec<u8>,
 }
 
+/// What the key of a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKey {
+    /// NIST P-256.
+    P256,
+    /// 4096 bits, as the existing system makes it (crypto.md 4.2).
+    Rsa4096,
+}
+
+/// The identity of the device. What is missing of it is made: key, certificate request, self-signed certificate
+/// (crypto.md section 4).
+#[derive(Debug, Clone)]
+pub struct Identify {
+    /// The common name in a new request.
+    pub common_name: String,
+    /// What a new key is.
+    pub key: DeviceKey,
+}
+
+/// The answer to [`Identify`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The uuid of the device.
+    pub uuid: String,
+    /// The certificate request, PEM.
+    pub csr: Vec<u8>,
+}
+
+/// Replaces the certificate of the device by one that a CA made for its key, after checking it.
+#[derive(Debug)]
+pub struct InstallCertificate {
+    /// PEM: that of the device first, then intermediates.
+    pub certificate: Vec<u8>,
+}
+
 /// Why the token service refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -147,6 +182,17 @@ pub enum TokenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of the device's identity is missing or damaged.
+    #[error("device identity `{path}`: {reason}")]
+    Identity {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What was pushed is no certificate for this device.
+    #[error("the device certificate is refused: {0}")]
+    BadDeviceCert(String),
     /// The bus could not deliver.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -161,6 +207,9 @@ crate::request!(DestroyKey => (), TokenError, "token.destroy_key", 20 s);
 crate::request!(ChangePin => (), TokenError, "token.change_pin", 120 s);
 crate::request!(Forget => (), TokenError, "token.forget", 20 s);
 crate::request!(VerifySignature => ContainerTrust, TokenError, "token.verify_signature", 20 s);
+// RSA keys take seconds.
+crate::request!(Identify => Identity, TokenError, "token.identify", 120 s);
+crate::request!(InstallCertificate => (), TokenError, "token.install_certificate", 120 s);
 
 crate::service_port! {
     /// What the holder may ask of the token service.
@@ -179,5 +228,9 @@ crate::service_port! {
         forget: Forget,
         /// Check a signature; `SIGNED` or `LOCALLY_SIGNED` comes back.
         verify_signature: VerifySignature,
+        /// The device's identity.
+        identify: Identify,
+        /// The device's certificate.
+        install_certificate: InstallCertificate,
     }
 }

@@ -59,6 +59,7 @@ fn the_log_is_written_to_a_file_of_the_day() {
     let logs: Vec<_> = fs::read_dir(daemon.path("logs"))
         .unwrap()
         .flatten()
+        .filter(|entry| entry.file_type().unwrap().is_file())
         .collect();
     assert_eq!(logs.len(), 1);
     assert!(
@@ -66,6 +67,8 @@ fn the_log_is_written_to_a_file_of_the_day() {
             .unwrap()
             .contains("cmld is ready")
     );
+    let current = fs::read_link(daemon.path("logs/cml-daemon.current")).unwrap();
+    assert_eq!(current.as_os_str(), logs[0].file_name());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod args;
 mod compose;
 mod device;
 mod log;
+mod log_files;
 mod socket;
 
 use std::{error::Error, process::exit};

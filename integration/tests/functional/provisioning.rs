@@ -320,3 +320,187 @@ fn dates_count_from_the_moment_a_device_is_provisioned() {
     daemon.start();
     assert_eq!(daemon.control().run(&create).status, 1);
 }
+
+#[test]
+fn figures_are_those_of_the_machine() {
+    let daemon = Daemon::default();
+    let text = daemon.control().ok(&["device_stats"]);
+    assert!(
+        text.out.starts_with("code: DEVICE_STATS\ndevice_stats {\n"),
+        "{text:?}"
+    );
+    let number = |field: &str| text.value(field).parse::<u64>().unwrap();
+    let (total, free) = (number("disk_system"), number("disk_system_free"));
+    assert_eq!(number("disk_system_used"), total - free);
+    let path = daemon.base().display().to_string();
+    let df = Program::new("stat")
+        .args(["-f", "-c", "%b %S", &path])
+        .output()
+        .unwrap();
+    let df = String::from_utf8(df.stdout).unwrap();
+    let mut words = df
+        .split_whitespace()
+        .map(|word| word.parse::<u64>().unwrap());
+    assert_eq!(total, words.next().unwrap() * words.next().unwrap());
+    let memory = fs::read_to_string("/proc/meminfo").unwrap();
+    let kib = memory
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap();
+    assert_eq!(number("mem_total"), kib * 1024);
+    assert!(number("mem_available") <= number("mem_total") && number("mem_free") > 0);
+    // One disk: the containers have no figures of their own.
+    assert!(!text.out.contains("disk_containers"));
+    let table = daemon.control().ok(&["--format", "table", "device_stats"]);
+    assert!(table.out.contains("system disk") && table.out.contains("memory"));
+    let json = daemon.control().ok(&["--format", "json", "device_stats"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["device_stats"]["disk_system"], total);
+}
+
+/// Two old log files beside the one that is being written.
+fn old_logs(daemon: &Daemon) -> [(&'static str, Vec<u8>); 2] {
+    let long = (0..700_000u32).flat_map(u32::to_le_bytes).collect();
+    let logs = [
+        ("cml-daemon.2020-01-01", long),
+        ("cml-scd.2020-01-01", b"a\0b\n".to_vec()),
+    ];
+    for (name, bytes) in &logs {
+        fs::write(daemon.path("logs").join(name), bytes).unwrap();
+    }
+    logs
+}
+
+#[test]
+fn logs_are_retrieved_byte_by_byte_and_deleted_only_when_asked() {
+    let daemon = Daemon::default();
+    let logs = old_logs(&daemon);
+    let current = fs::read_link(daemon.path("logs/cml-daemon.current")).unwrap();
+    let to = daemon.path("retrieved");
+    fs::create_dir(&to).unwrap();
+    let dir = to.to_str().unwrap();
+    for words in [
+        &["retrieve_logs", dir][..],
+        &["retrieve_logs", dir, "--remove"],
+    ] {
+        let output = daemon.control().ok(words);
+        assert_eq!(output.out, "code: RESPONSE\nresponse: CMD_OK\n");
+        for (name, bytes) in &logs {
+            assert_eq!(&fs::read(to.join(name)).unwrap(), bytes, "{name}");
+            let kept = daemon.path("logs").join(name).exists();
+            assert_eq!(kept, words.len() == 2, "{name}");
+        }
+        let ours = fs::read_to_string(to.join(&current)).unwrap();
+        assert!(ours.contains("cmld is ready"));
+        let whole = fs::read_to_string(daemon.path("logs").join(&current)).unwrap();
+        assert!(whole.starts_with(&ours));
+    }
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 3);
+    let nowhere = daemon.control().run(&["retrieve_logs", "/nowhere"]);
+    assert_eq!(nowhere.status, 1, "{nowhere:?}");
+}
+
+#[test]
+fn an_old_client_has_its_logs_deleted_when_it_has_read_them_and_not_before() {
+    let daemon = Daemon::default();
+    let logs = old_logs(&daemon);
+    let request = ControllerToDaemon {
+        command: Command::GetLastLog.into(),
+        remove_logs: Some(true),
+        ..Default::default()
+    };
+    // One that goes away in the middle.
+    let mut gone = client(&daemon);
+    gone.send(&request);
+    assert_eq!(gone.reply().unwrap().code(), Code::LogMessageFragment);
+    drop(gone);
+    daemon.wait_for_log("connection dropped");
+    let there = |name: &str| daemon.path("logs").join(name).exists();
+    assert!(logs.iter().all(|(name, _)| there(name)));
+    let mut client = client(&daemon);
+    client.send(&request);
+    let id = String::from_utf8(identity(&daemon)[3].clone()).unwrap();
+    let mut received = std::collections::BTreeMap::<String, Vec<u8>>::new();
+    let last = loop {
+        let reply = client.reply().unwrap();
+        if reply.code() == Code::Response {
+            break reply;
+        }
+        assert!(id.contains(reply.device_uuid()));
+        let part = reply.log_message.unwrap();
+        received.entry(part.name).or_default().extend(part.msg);
+    };
+    assert_eq!(last.response(), Response::CmdOk);
+    for (name, bytes) in logs {
+        assert_eq!(received[name], bytes);
+        assert!(!there(name));
+    }
+    // The daemon's own log goes on in its file.
+    assert!(there("cml-daemon.current"));
+    let reply = client.ask(&ControllerToDaemon {
+        remove_logs_named: vec!["../base/tokens/device.key".into()],
+        ..request
+    });
+    assert_eq!(reply.response(), Response::CmdFailed);
+    assert!(token(&daemon, "device.key").exists());
+}
+
+#[test]
+fn a_hosted_daemon_stops_its_containers_for_a_reboot_and_goes_on() {
+    let daemon = Daemon::default();
+    let uuids = ["one", "two"].map(|name| daemon.running(name, "busybox"));
+    daemon.create("name: \"idle\"\nguest_os: \"busybox\"\ntoken_type: NONE\n");
+    daemon.control().ok(&["freeze", "two"]);
+    let output = daemon.control().ok(&["--format", "table", "reboot"]);
+    assert_eq!(
+        output.out,
+        "2 containers were stopped; the host is not rebooted, as the daemon runs in hosted mode\n"
+    );
+    for uuid in &uuids {
+        assert_eq!(daemon.state(uuid), "STOPPED");
+    }
+    let again = daemon.control().ok(&["reboot"]);
+    assert_eq!(again.out, "code: RESPONSE\nresponse: CMD_OK\n");
+    daemon.control().ok(&["start", "one"]);
+    daemon.wait_for("one", "RUNNING");
+    daemon.answers("one");
+}
+
+#[test]
+fn a_device_without_a_tpm_cannot_be_destroyed_and_says_what_can() {
+    let daemon = Daemon::default();
+    let output = daemon.control().refused(&["destroy_system"], "CMD_FAILED");
+    assert!(
+        output.err.contains("no TPM") && output.err.contains("wipe_device"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_device_is_provisioned_by_commands() {
+    let daemon = Daemon::default();
+    let (csr, cert) = (daemon.path("d.csr"), daemon.path("d.cert"));
+    let csr_text = csr.to_str().unwrap();
+    let pulled = daemon.control().ok(&["pull_csr", csr_text]);
+    assert_eq!(pulled.out, "");
+    openssl(&["req", "-in", csr_text, "-verify", "-noout"]);
+    fs::write(&cert, sign(&daemon, &csr, "ssig_rootca", "30")).unwrap();
+    let pushed = daemon.control().ok(&["push_cert", cert.to_str().unwrap()]);
+    assert_eq!(pushed.value("response"), "DEVICE_CERT_OK");
+    let garbage = daemon
+        .control()
+        .refused(&["push_cert", csr_text], "DEVICE_CERT_ERROR");
+    assert!(garbage.err.contains("PEM"), "{garbage:?}");
+    daemon.control().ok(&["set_provisioned"]);
+    let state = daemon.control().ok(&["get_provisioned"]);
+    assert_eq!(state.value("device_is_provisioned"), "true");
+    for refused in [
+        &["set_provisioned"][..],
+        &["pull_csr", "/nowhere/csr"],
+        &["reboot"],
+    ] {
+        daemon.control().refused(refused, "CMD_UNSUPPORTED");
+    }
+}

@@ -34,6 +34,17 @@ fn a_mistake_in_device_conf_is_named_with_its_place() {
         !output.status.success() && said.contains("line 2, column"),
         "{said}"
     );
+    fs::write(
+        daemon.path("conf/device.conf"),
+        "hostedmode: true\nhost_subnet: 64\n",
+    )
+    .unwrap();
+    let output = daemon.command().output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("line 2, column 14: `host_subnet`"),
+        "{said}"
+    );
     fs::remove_file(daemon.path("conf/device.conf")).unwrap();
     let output = daemon.command().output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

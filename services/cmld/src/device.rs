@@ -1,11 +1,15 @@
 //! What the device says about itself: `device.conf` and the provisioned flag (protocol.md 2.6, 7.3).
 
+mod checks;
+
 use std::{fs, io, path::Path};
 
 use cml_wire::{
     proto::{DeviceConfig, device_config::ProvisionedProfile},
     text,
 };
+
+use checks::Unfit;
 
 /// Exists once the device was put into provisioned mode.
 pub const PROVISIONED_FLAG: &str = "_cml_provisioned_";
@@ -38,6 +42,20 @@ pub enum DeviceError {
         /// Line, column and what is wrong there.
         source: text::TextError,
     },
+    /// A value means nothing.
+    #[error("`{path}`: line {line}, column {column}: `{field}`: {reason}")]
+    Unfit {
+        /// The file.
+        path: String,
+        /// From 1.
+        line: usize,
+        /// From 1, in bytes.
+        column: usize,
+        /// The field.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
 }
 
 impl Device {
@@ -53,9 +71,20 @@ impl Device {
             source: error.source,
         })?;
         let config = text::parse(&bytes).map_err(|source| DeviceError::Invalid {
-            path: shown,
+            path: shown.clone(),
             source,
         })?;
+        if let Some(Unfit { field, reason }) = checks::unfit(&config) {
+            // A default is never unfit, so the field stands in the text.
+            let (line, column) = text::locate(&bytes, field).unwrap_or((1, 1));
+            return Err(DeviceError::Unfit {
+                path: shown,
+                line,
+                column,
+                field,
+                reason,
+            });
+        }
         Ok(Self {
             config,
             provisioned: is_set(&base.join(PROVISIONED_FLAG)),
@@ -106,5 +135,17 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("line 2, column 1"), "{error}");
+        fs::write(
+            dir.path().join("device.conf"),
+            "hostedmode: true\nhost_dns: \"dns\"\n",
+        )
+        .unwrap();
+        let error = Device::read(dir.path(), dir.path())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 2, column 11: `host_dns`: `dns` is no IP address"),
+            "{error}"
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use cml_integration::{
-    Client, Daemon, Setup, eventually,
+    Client, Daemon, IDENTITY, Setup, eventually,
     kit::{kit, run},
 };
 use cml_wire::proto::{
@@ -16,8 +16,6 @@ use cml_wire::proto::{
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
-
-const FILES: [&str; 4] = ["device.key", "device.csr", "device.cert", "device_id.conf"];
 
 fn token(daemon: &Daemon, name: &str) -> PathBuf {
     daemon.base().join("tokens").join(name)
@@ -28,7 +26,7 @@ fn identity(daemon: &Daemon) -> [Vec<u8>; 4] {
     eventually("an identity", || {
         token(daemon, "device.cert").exists().then_some(())
     });
-    FILES.map(|name| fs::read(token(daemon, name)).unwrap())
+    IDENTITY.map(|name| fs::read(token(daemon, name)).unwrap())
 }
 
 fn openssl(args: &[&str]) -> String {

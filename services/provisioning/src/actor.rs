@@ -116,7 +116,7 @@ impl Provisioning {
         })
     }
 
-    /// Provisioning mode lasts until the device is provisioned, over restarts (docs/adr/0010).
+    /// Provisioning mode lasts until the device is provisioned, over restarts (docs/adr/0012).
     fn still_open(&self) -> Result<(), ProvisioningError> {
         match self.provisioned.get() {
             true => Err(ProvisioningError::Provisioned),

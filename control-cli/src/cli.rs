@@ -64,6 +64,21 @@ Registering a CA twice changes nothing. `ca_list` shows the CAs, `ca_remove` rem
 
 Example:
   control ca_register rootca.cert";
+const CERTIFICATE_HELP: &str = "\
+Possible until the device is provisioned.
+
+Examples:
+  control pull_csr device.csr
+  control ca_register device_rootca.cert  if the daemon shall check who signed
+  control push_cert device.cert";
+
+const LOGS_HELP: &str = "\
+A file that is in the directory already is replaced if the new one continues it; else the new
+one gets a number.
+
+Examples:
+  control retrieve_logs /tmp/logs
+  control retrieve_logs /tmp/logs --remove";
 
 const RUN_HELP: &str = "\
 The command gets a terminal if standard input or standard output is one; else pipes, which
@@ -203,10 +218,38 @@ pub enum Command {
     Wipe(Target),
     /// Wipe all containers of the device
     #[command(name = "wipe_device", visible_alias = "wipe-device")]
-    WipeDevice {
-        /// Do not ask, on a terminal
+    WipeDevice(Confirm),
+    /// Fetch the certificate request of the device, for a CA to sign
+    #[command(name = "pull_csr", visible_alias = "pull-csr", after_help = CERTIFICATE_HELP)]
+    PullCsr {
+        /// Where to write it, PEM
+        file: PathBuf,
+    },
+    /// Store the certificate that a CA made for the device
+    #[command(name = "push_cert", visible_alias = "push-cert", after_help = CERTIFICATE_HELP)]
+    PushCert {
+        /// Certificate of the device, then those of intermediate CAs, PEM
+        file: PathBuf,
+    },
+    /// Put the device into provisioned mode, for good: only the life cycle of containers is left
+    #[command(name = "set_provisioned", visible_alias = "set-provisioned")]
+    SetProvisioned(Confirm),
+    /// Stop all containers and reboot the device; a host is not rebooted
+    Reboot(Confirm),
+    /// Make everything on the device unreadable, by clearing its TPM
+    #[command(name = "destroy_system", visible_alias = "destroy-system")]
+    DestroySystem(Confirm),
+    /// Show how full disks and memory of the device are
+    #[command(name = "device_stats", visible_alias = "device-stats")]
+    DeviceStats(Ignored),
+    /// Fetch the log files of the device into a directory
+    #[command(name = "retrieve_logs", visible_alias = "retrieve-logs", after_help = LOGS_HELP)]
+    RetrieveLogs {
+        /// An existing directory
+        dir: PathBuf,
+        /// Delete them on the device once they are stored; never the one that is being written
         #[arg(short, long)]
-        yes: bool,
+        remove: bool,
     },
     /// Start a container; asks for its PIN unless it needs none
     #[command(after_help = START_HELP)]
@@ -272,6 +315,16 @@ pub struct Ignored {
     /// Never read.
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<OsString>,
+}
+
+/// Whether a person is asked first.
+#[derive(Debug, Args)]
+pub struct Confirm {
+    /// Do not ask, on a terminal
+    #[arg(short, long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub ignored: Ignored,
 }
 
 /// A PIN on the command line.

@@ -44,6 +44,17 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
+    /// A file or directory that results go to.
+    #[error("cannot write {}: {source}", path.display())]
+    Store {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What the daemon sent is no log file.
+    #[error("cmld sent a log file with the name {0:?}, which is not stored")]
+    BadLogName(String),
     /// The operator did not confirm.
     #[error("nothing was done")]
     Declined,
@@ -66,6 +77,8 @@ impl CliError {
             | Self::Tty(_)
             | Self::Declined
             | Self::File { .. }
+            | Self::Store { .. }
+            | Self::BadLogName(_)
             | Self::Output(_) => REFUSED,
         }
     }
@@ -113,6 +126,9 @@ pub fn succeeded(reply: &DaemonToController, expected: Code) -> bool {
         ),
         // A failed create or update is this code without a configuration (protocol.md 3.3).
         Code::ContainerConfig => !reply.container_configs.is_empty(),
+        // As is a request that cannot be had (protocol.md 3.3).
+        Code::DeviceCsr => reply.device_csr.is_some(),
+        Code::DeviceStats => reply.device_stats.is_some(),
         _ => true,
     }
 }
@@ -130,6 +146,8 @@ pub fn reason(reply: &DaemonToController) -> String {
             Ok(response) => response.as_str_name().to_owned(),
             Err(_) => format!("response {number}"),
         },
+        // Scripts look for this name (protocol.md 4.3).
+        (Ok(Code::DeviceCsr), _) if reply.device_csr.is_none() => "DEVICE_CSR_ERROR".to_owned(),
         (Ok(code), _) => code.as_str_name().to_owned(),
         (Err(_), _) => format!("reply code {}", reply.code),
     };
@@ -146,6 +164,9 @@ pub fn reason(reply: &DaemonToController) -> String {
 fn ours(reply: &DaemonToController) -> Option<&'static str> {
     if reply.code == i32::from(Code::ContainerConfig) {
         return Some("the daemon did not accept the configuration; its log says why");
+    }
+    if reply.code == i32::from(Code::DeviceCsr) {
+        return Some("the device gives no certificate request");
     }
     if reply.code != i32::from(Code::Response) {
         return None;

@@ -11,6 +11,7 @@ mod exit;
 mod pin;
 mod render;
 mod resolve;
+mod store;
 mod tty;
 
 use std::{

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cml_wire::proto::{
-    ContainerConfig, DaemonToController,
+    ContainerConfig, DaemonToController, LogMessage,
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
@@ -429,4 +429,78 @@ fn push_waits_for_the_end_and_shows_only_that_on_standard_output() {
         assert_eq!(text(&output.stdout), shown);
         assert!(text(&output.stderr).contains("has begun"));
     }
+}
+
+fn log_part(name: &str, bytes: &[u8], code: Code) -> DaemonToController {
+    DaemonToController {
+        log_message: Some(LogMessage {
+            name: name.into(),
+            msg: bytes.to_vec(),
+        }),
+        ..bare(code)
+    }
+}
+
+#[test]
+fn log_files_are_on_the_disk_before_the_daemon_may_delete_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let stored = dir.path().join("cml");
+    let seen = stored.clone();
+    let daemon = Daemon::start(move |peer| {
+        let request = peer.expect(Command::GetLastLog);
+        assert_eq!(request.remove_logs, None);
+        peer.send(&log_part("cml", b"a\0", Code::LogMessageFragment));
+        peer.send(&log_part("cml", b"b", Code::LogMessageFinal));
+        peer.send(&response(Response::CmdOk));
+        let request = peer.expect(Command::GetLastLog);
+        assert_eq!(request.remove_logs, Some(true));
+        assert_eq!(request.remove_logs_named, ["cml"]);
+        assert_eq!(fs::read(&seen).unwrap(), b"a\0b");
+        peer.send(&response(Response::CmdOk));
+    });
+    let words = ["retrieve_logs", dir.path().to_str().unwrap(), "-r"];
+    let output = daemon.run(&words, b"");
+    assert_eq!(text(&output.stdout), "code: RESPONSE\nresponse: CMD_OK\n");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(fs::read(stored).unwrap(), b"a\0b");
+}
+
+#[test]
+fn a_daemon_cannot_choose_where_its_logs_are_written() {
+    for name in ["../evil", "/tmp/evil", ".evil", "", "a/b"] {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = Daemon::start(move |peer| {
+            peer.expect(Command::GetLastLog);
+            peer.send(&log_part(name, b"x", Code::LogMessageFinal));
+            assert!(peer.next().is_none(), "nothing is asked to be deleted");
+        });
+        let words = ["retrieve_logs", dir.path().to_str().unwrap(), "--remove"];
+        let output = daemon.run(&words, b"");
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(text(&output.stderr).contains("not stored"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_request_goes_into_its_file_and_its_absence_has_the_old_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("device.csr");
+    let words = ["pull_csr", file.to_str().unwrap()];
+    for csr in [None, Some(b"csr".to_vec())] {
+        let good = csr.is_some();
+        let daemon = Daemon::start(move |peer| {
+            peer.expect(Command::PullDeviceCsr);
+            peer.send(&DaemonToController {
+                device_csr: csr,
+                ..bare(Code::DeviceCsr)
+            });
+        });
+        let output = daemon.run(&words, b"");
+        assert_eq!(output.status.code(), Some(i32::from(!good)));
+        assert_eq!(file.exists(), good);
+        let complains = text(&output.stderr).contains("DEVICE_CSR_ERROR");
+        assert_eq!(complains, !good);
+    }
+    assert_eq!(fs::read(file).unwrap(), b"csr");
 }

@@ -3,6 +3,7 @@
 mod containers;
 mod device;
 mod guestos;
+mod logs;
 mod power;
 mod run;
 
@@ -125,7 +126,14 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
                 done: "wiped",
             },
         ),
-        Command::WipeDevice { yes } => device::wipe(&context, yes),
+        Command::WipeDevice(confirm) => device::wipe(&context, &confirm),
+        Command::PullCsr { file } => device::pull_csr(&context, &file),
+        Command::PushCert { file } => device::push_cert(&context, &file),
+        Command::SetProvisioned(confirm) => device::set_provisioned(&context, &confirm),
+        Command::Reboot(confirm) => device::reboot(&context, &confirm),
+        Command::DestroySystem(confirm) => device::destroy(&context, &confirm),
+        Command::DeviceStats(_) => device::stats(&context),
+        Command::RetrieveLogs { dir, remove } => logs::retrieve(&context, &dir, remove),
         Command::Start {
             container,
             key,

@@ -46,7 +46,17 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
             let provisioned = reply.device_is_provisioned;
             document.insert("device_is_provisioned".into(), provisioned.into());
         }
+        Ok(Code::DeviceStats) => {
+            document.insert("device_stats".into(), stats(reply));
+        }
+        Ok(Code::DeviceCsr) => {
+            let csr = reply.device_csr.as_deref().map(String::from_utf8_lossy);
+            document.insert("device_csr".into(), csr.into());
+        }
         _ => {}
+    }
+    if let Some(done) = &reply.done_text {
+        document.insert("done".into(), done.as_str().into());
     }
     if !good {
         document.insert("error".into(), exit::reason(reply).into());
@@ -57,6 +67,22 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
 /// What a program reads when there is no reply to show.
 pub fn no_reply(error: &str) -> String {
     format!("{:#}\n", json!({"ok": false, "error": error}))
+}
+
+/// Bytes throughout.
+fn stats(reply: &DaemonToController) -> Value {
+    let stats = reply.device_stats.unwrap_or_default();
+    present(json!({
+        "disk_system": stats.disk_system,
+        "disk_system_free": stats.disk_system_free,
+        "disk_system_used": stats.disk_system_used,
+        "disk_containers": stats.disk_containers,
+        "disk_containers_free": stats.disk_containers_free,
+        "disk_containers_used": stats.disk_containers_used,
+        "mem_total": stats.mem_total,
+        "mem_free": stats.mem_free,
+        "mem_available": stats.mem_available,
+    }))
 }
 
 fn list<T>(items: &[T], one: fn(&T) -> Value) -> Value {

@@ -3,7 +3,7 @@
 use cml_wire::{
     proto::{
         CaCertificate, ContainerState, ContainerStatus, ContainerTrust, DaemonToController,
-        GuestOsConfig, ca_certificate::Kind, daemon_to_controller::Code,
+        DeviceStats, GuestOsConfig, ca_certificate::Kind, daemon_to_controller::Code,
     },
     text,
 };
@@ -20,7 +20,12 @@ pub fn reply(reply: &DaemonToController, words: Words<'_>) -> String {
         Ok(Code::ContainerConfig) if words.done.is_empty() => configs(reply),
         Ok(Code::ContainerConfig) => created(reply, words),
         Ok(Code::DeviceProvisionedState) => provisioned(reply).into(),
-        _ => format!("{}\n", printable(words.done)),
+        Ok(Code::DeviceStats) => stats(&reply.device_stats.unwrap_or_default()),
+        // The daemon knows better what was done.
+        _ => match &reply.done_text {
+            Some(done) => format!("{}\n", printable(done)),
+            None => format!("{}\n", printable(words.done)),
+        },
     }
 }
 
@@ -104,6 +109,35 @@ fn provisioned(reply: &DaemonToController) -> &'static str {
     }
 }
 
+/// Free memory is what programs can still get, if the device knows.
+fn stats(stats: &DeviceStats) -> String {
+    let row = |what: &str, total: u64, free: u64| {
+        let used = total.saturating_sub(free);
+        [what.to_owned(), size(total), size(used), size(free)]
+    };
+    let mut rows = vec![row(
+        "system disk",
+        stats.disk_system,
+        stats.disk_system_free,
+    )];
+    if let Some((total, free)) = stats.disk_containers.zip(stats.disk_containers_free) {
+        rows.push(row("container disk", total, free));
+    }
+    if let Some((total, free)) = stats.mem_total.zip(stats.mem_available.or(stats.mem_free)) {
+        rows.push(row("memory", total, free));
+    }
+    table(["", "TOTAL", "USED", "FREE"], rows.into_iter())
+}
+
+/// Three digits at most before the point.
+fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let fits = |shift: u32| bytes >> shift < 1000;
+    let at = (0..3).find(|at| fits(10 * (at + 1))).unwrap_or(3);
+    let tenths = (u128::from(bytes) * 10) >> (10 * (at + 1));
+    format!("{}.{} {}", tenths / 10, tenths % 10, units[at as usize])
+}
+
 fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
@@ -133,6 +167,22 @@ fn uptime(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_the_unit_that_suits_them() {
+        let texts = [0, 1536, 1 << 20, 1000 << 20, 931 << 30, u64::MAX].map(size);
+        assert_eq!(
+            texts,
+            [
+                "0.0 KiB",
+                "1.5 KiB",
+                "1.0 MiB",
+                "0.9 GiB",
+                "931.0 GiB",
+                "16777215.9 TiB"
+            ]
+        );
+    }
 
     #[test]
     fn uptime_has_two_units() {

@@ -22,6 +22,7 @@ fn without_extensions(reply: &DaemonToController) -> DaemonToController {
         exec_stderr: None,
         pin_required: None,
         progress: None,
+        done_text: None,
         ..reply.clone()
     }
 }

@@ -28,7 +28,13 @@ fn dependencies(package: &Package, with_tests: bool) -> BTreeSet<&str> {
         .collect()
 }
 
-const SERVICES: [&str; 4] = ["cml-token", "cml-guestos", "cml-container", "cml-gateway"];
+const SERVICES: [&str; 5] = [
+    "cml-token",
+    "cml-guestos",
+    "cml-container",
+    "cml-provisioning",
+    "cml-gateway",
+];
 
 /// The workspace crates that a workspace crate may name.
 fn allowed(package: &str) -> &'static [&'static str] {
@@ -39,7 +45,9 @@ fn allowed(package: &str) -> &'static [&'static str] {
         "cml-init" => &["cml-sys"],
         // It translates; it touches no system.
         "cml-gateway" => &["cml-bus", "cml-wire"],
-        "cml-token" | "cml-guestos" | "cml-container" => &["cml-bus", "cml-sys", "cml-wire"],
+        "cml-token" | "cml-guestos" | "cml-container" | "cml-provisioning" => {
+            &["cml-bus", "cml-sys", "cml-wire"]
+        }
         "control-cli" | "cml-integration" | "cml-probe" | "cml-bench" => {
             &["cml-wire", "cml-integration"]
         }
@@ -48,6 +56,7 @@ fn allowed(package: &str) -> &'static [&'static str] {
             "cml-container",
             "cml-gateway",
             "cml-guestos",
+            "cml-provisioning",
             "cml-sys",
             "cml-token",
             "cml-wire",

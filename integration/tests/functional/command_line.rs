@@ -34,6 +34,17 @@ fn a_mistake_in_device_conf_is_named_with_its_place() {
         !output.status.success() && said.contains("line 2, column"),
         "{said}"
     );
+    fs::write(
+        daemon.path("conf/device.conf"),
+        "hostedmode: true\nhost_subnet: 64\n",
+    )
+    .unwrap();
+    let output = daemon.command().output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("line 2, column 14: `host_subnet`"),
+        "{said}"
+    );
     fs::remove_file(daemon.path("conf/device.conf")).unwrap();
     let output = daemon.command().output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -59,6 +70,7 @@ fn the_log_is_written_to_a_file_of_the_day() {
     let logs: Vec<_> = fs::read_dir(daemon.path("logs"))
         .unwrap()
         .flatten()
+        .filter(|entry| entry.file_type().unwrap().is_file())
         .collect();
     assert_eq!(logs.len(), 1);
     assert!(
@@ -66,6 +78,8 @@ fn the_log_is_written_to_a_file_of_the_day() {
             .unwrap()
             .contains("cmld is ready")
     );
+    let current = fs::read_link(daemon.path("logs/cml-daemon.current")).unwrap();
+    assert_eq!(current.as_os_str(), logs[0].file_name());
 }
 
 #[test]

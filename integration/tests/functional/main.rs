@@ -12,6 +12,7 @@ mod guestos_install;
 mod guests;
 mod lifecycle;
 mod pin;
+mod provisioning;
 mod verity;
 mod volumes;
 mod wipe;

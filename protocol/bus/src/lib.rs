@@ -17,6 +17,7 @@ pub mod id;
 pub mod latency;
 pub mod order;
 pub mod port;
+pub mod provisioned;
 pub mod secret;
 pub mod supervisor;
 #[cfg(any(test, feature = "testing"))]

@@ -12,6 +12,8 @@ pub enum Level {
     GuestOs,
     /// Containers and their life cycle.
     Container,
+    /// The device itself: identity, mode, logs, reboot.
+    Provisioning,
     /// Translates the control protocol.
     Gateway,
 }
@@ -23,6 +25,7 @@ impl Level {
             Self::Token => "token",
             Self::GuestOs => "guestos",
             Self::Container => "container",
+            Self::Provisioning => "provisioning",
             Self::Gateway => "gateway",
         }
     }

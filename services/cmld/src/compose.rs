@@ -14,26 +14,34 @@ use cml_bus::{
     api::{
         container::{ContainerError, ContainerPort},
         guestos::GuestOsPort,
-        token::TokenPort,
+        provisioning::ProvisioningPort,
+        token::{DeviceKey, TokenPort},
     },
     event::Events,
     order::{Level, UphillCall, Wiring},
+    provisioned,
     supervisor::{CrashLoop, Throttle, Watch, supervise},
 };
 use cml_container::{Env, Manager};
-use cml_gateway::{Gateway, Mode};
+use cml_gateway::{Admission, Gateway};
 use cml_guestos::GuestOs;
+use cml_provisioning::{Machine, Provisioning};
 use cml_token::{Token, softtoken::Format};
-use cml_wire::proto::device_config::{SoftTokenFormat, StorageFallback};
+use cml_wire::proto::device_config::{DeviceKeyType, SoftTokenFormat, StorageFallback};
 use tokio::sync::mpsc;
 
-use crate::device::Device;
+use crate::device::{Device, PROVISIONED_FLAG};
+
+/// Either of them is there when the machine has a TPM (crypto.md 4.1).
+const TPM: [&str; 2] = ["/dev/tpm0", "/dev/tpmrm0"];
 
 /// Where things lie.
 #[derive(Debug)]
 pub struct Places {
     /// Everything durable.
     pub base: PathBuf,
+    /// Log files.
+    pub logs: PathBuf,
     /// A directory of ours that means nothing after a reboot.
     pub run: PathBuf,
     /// An empty directory for the mounts of images.
@@ -59,6 +67,7 @@ struct Ports {
     token: TokenPort,
     guestos: GuestOsPort,
     container: ContainerPort,
+    provisioning: ProvisioningPort,
 }
 
 /// The ports as they are handed out.
@@ -67,6 +76,7 @@ struct Handed {
     guestos_token: TokenPort,
     container_token: TokenPort,
     container_guestos: GuestOsPort,
+    provisioning: cml_provisioning::Ports,
     gateway: cml_gateway::Ports,
 }
 
@@ -78,6 +88,11 @@ fn hand_out(ports: &Ports) -> Result<(Handed, Wiring), UphillCall> {
             container: wiring.grant(Level::Gateway, Level::Container, &ports.container)?,
             guestos: wiring.grant(Level::Gateway, Level::GuestOs, &ports.guestos)?,
             token: wiring.grant(Level::Gateway, Level::Token, &ports.token)?,
+            provisioning: wiring.grant(Level::Gateway, Level::Provisioning, &ports.provisioning)?,
+        },
+        provisioning: cml_provisioning::Ports {
+            container: wiring.grant(Level::Provisioning, Level::Container, &ports.container)?,
+            token: wiring.grant(Level::Provisioning, Level::Token, &ports.token)?,
         },
         container_guestos: wiring.grant(Level::Container, Level::GuestOs, &ports.guestos)?,
         container_token: wiring.grant(Level::Container, Level::Token, &ports.token)?,
@@ -110,6 +125,7 @@ pub fn compose(
     let (handed, _) = hand_out(&ports)?;
     let events = Events::default();
     let (tell, fatal) = mpsc::unbounded_channel();
+    let (provision, provisioned) = provisioned::mode(device.provisioned);
 
     let settings = cml_token::Settings {
         places: cml_token::Places {
@@ -122,7 +138,9 @@ pub fn compose(
             },
             require_pairing: device.config.require_token_pairing(),
         },
-        enforce_validity: device.enforces_validity(),
+        // The host's clock is set; that of a device may not be yet (protocol.md 6.3).
+        enforce_validity: device.config.hostedmode,
+        provisioned: provisioned.clone(),
     };
     let (port, told) = (ports.token.clone(), events.clone());
     keep("token", &events, &tell, move |watch| {
@@ -141,6 +159,27 @@ pub fn compose(
     keep("guestos", &events, &tell, move |watch| {
         let (settings, token) = (settings.clone(), token.clone());
         port.bind(&GuestOs::start(settings, token, told.clone(), watch));
+    });
+
+    let settings = cml_provisioning::Settings {
+        base: places.base.clone(),
+        logs: places.logs,
+        flag: places.base.join(PROVISIONED_FLAG),
+        key: match device.config.device_key_type() {
+            DeviceKeyType::EcP256 => DeviceKey::P256,
+            DeviceKeyType::Rsa4096 => DeviceKey::Rsa4096,
+        },
+        machine: match device.config.hostedmode {
+            true => Machine::Host,
+            false => Machine::Own(Arc::new(cml_sys::power::restart)),
+        },
+        tpm: device.config.tpm_enabled && TPM.iter().any(|path| Path::new(path).exists()),
+    };
+    let (port, asks) = (ports.provisioning.clone(), handed.provisioning);
+    let mode = (provision, provisioned.clone());
+    keep("provisioning", &events, &tell, move |watch| {
+        let (settings, asks) = (settings.clone(), asks.clone());
+        port.bind(&Provisioning::start(settings, asks, mode.clone(), watch));
     });
 
     let settings = cml_container::Settings {
@@ -166,8 +205,8 @@ pub fn compose(
         port.bind(&Manager::start(Arc::clone(&env), watch));
     });
 
-    let mode = Mode {
-        provisioned: device.provisioned,
+    let admission = Admission {
+        provisioned,
         extended: device.extended_profile(),
         privileged: true,
         hosted: device.config.hostedmode,
@@ -177,7 +216,8 @@ pub fn compose(
     keep("gateway", &events, &tell, move |watch| {
         match listener.try_clone() {
             Ok(listener) => {
-                let started = Gateway::start(listener, gateway_ports.clone(), mode, watch);
+                let (ports, admission) = (gateway_ports.clone(), admission.clone());
+                let started = Gateway::start(listener, ports, admission, watch);
                 current.replace(Some(started));
             }
             // The watch is dropped: the supervisor tries again.

@@ -1,14 +1,18 @@
 //! What the device says about itself: `device.conf` and the provisioned flag (protocol.md 2.6, 7.3).
 
-use std::path::Path;
+mod checks;
+
+use std::{fs, io, path::Path};
 
 use cml_wire::{
     proto::{DeviceConfig, device_config::ProvisionedProfile},
     text,
 };
 
+use checks::Unfit;
+
 /// Exists once the device was put into provisioned mode.
-const PROVISIONED_FLAG: &str = "_cml_provisioned_";
+pub const PROVISIONED_FLAG: &str = "_cml_provisioned_";
 
 /// The device as it was when the daemon started.
 #[derive(Debug, Clone)]
@@ -38,6 +42,20 @@ pub enum DeviceError {
         /// Line, column and what is wrong there.
         source: text::TextError,
     },
+    /// A value means nothing.
+    #[error("`{path}`: line {line}, column {column}: `{field}`: {reason}")]
+    Unfit {
+        /// The file.
+        path: String,
+        /// From 1.
+        line: usize,
+        /// From 1, in bytes.
+        column: usize,
+        /// The field.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
 }
 
 impl Device {
@@ -53,19 +71,24 @@ impl Device {
             source: error.source,
         })?;
         let config = text::parse(&bytes).map_err(|source| DeviceError::Invalid {
-            path: shown,
+            path: shown.clone(),
             source,
         })?;
+        if let Some(Unfit { field, reason }) = checks::unfit(&config) {
+            // A default is never unfit, so the field stands in the text.
+            let (line, column) = text::locate(&bytes, field).unwrap_or((1, 1));
+            return Err(DeviceError::Unfit {
+                path: shown,
+                line,
+                column,
+                field,
+                reason,
+            });
+        }
         Ok(Self {
             config,
-            provisioned: base.join(PROVISIONED_FLAG).exists(),
+            provisioned: is_set(&base.join(PROVISIONED_FLAG)),
         })
-    }
-
-    /// Certificates are refused outside their validity, unless nobody has set the clock yet
-    /// (protocol.md 6.3).
-    pub fn enforces_validity(&self) -> bool {
-        self.provisioned || self.config.hostedmode
     }
 
     /// The wider set of commands in provisioned mode.
@@ -74,11 +97,15 @@ impl Device {
     }
 }
 
+/// Only a flag that is certainly not there is not set: a disk that cannot be read must not open a device up.
+fn is_set(flag: &Path) -> bool {
+    let found = fs::symlink_metadata(flag);
+    !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::fs;
-
     use super::*;
 
     #[test]
@@ -87,7 +114,7 @@ mod tests {
         fs::write(dir.path().join("device.conf"), "").unwrap();
         let device = Device::read(dir.path(), dir.path()).unwrap();
         assert!(device.config.signed_configs());
-        assert!(!device.provisioned && !device.enforces_validity());
+        assert!(!device.provisioned);
         fs::write(dir.path().join(PROVISIONED_FLAG), "").unwrap();
         assert!(Device::read(dir.path(), dir.path()).unwrap().provisioned);
     }
@@ -108,5 +135,17 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("line 2, column 1"), "{error}");
+        fs::write(
+            dir.path().join("device.conf"),
+            "hostedmode: true\nhost_dns: \"dns\"\n",
+        )
+        .unwrap();
+        let error = Device::read(dir.path(), dir.path())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 2, column 11: `host_dns`: `dns` is no IP address"),
+            "{error}"
+        );
     }
 }

@@ -1,12 +1,11 @@
-//! The log: standard error for whoever runs the daemon, and a file per day.
+//! The log: standard error for whoever runs the daemon, and files.
 
 use std::{
-    env, fs,
+    env,
     io::{self, IsTerminal},
     path::Path,
 };
 
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     fmt,
@@ -14,23 +13,17 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use crate::log_files::LogFiles;
+
 /// What is logged, if not `info`.
 const VARIABLE: &str = "CML_LOG";
-/// Two weeks, so that a device that nobody looks after does not fill up.
-const FILES_KEPT: usize = 14;
 
 /// Starts logging.
 ///
 /// # Errors
 /// The directory cannot be made or written.
 pub fn start(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    let files = RollingFileAppender::builder()
-        .rotation(Rotation::DAILY)
-        .filename_prefix("cml-daemon")
-        .max_log_files(FILES_KEPT)
-        .build(dir)
-        .map_err(io::Error::other)?;
+    let files = LogFiles::open(dir)?;
     let filter = filter(env::var(VARIABLE).ok().as_deref());
     let terminal = fmt::layer()
         .with_writer(io::stderr)

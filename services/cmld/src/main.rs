@@ -6,6 +6,7 @@ mod args;
 mod compose;
 mod device;
 mod log;
+mod log_files;
 mod socket;
 
 use std::{error::Error, process::exit};
@@ -55,6 +56,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     }
     let places = Places {
         base,
+        logs: args.logs.clone(),
         run: run.private().to_owned(),
         mounts: run.mounts()?,
         init: args.init(),

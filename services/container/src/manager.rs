@@ -10,8 +10,8 @@ use cml_bus::{
     api::{
         container::{
             ChangePin, Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds,
-            Reload, Remove, RemoveGuestOs, SetFrozen, Shutdown, Start, Status, Stop, UpdateConfig,
-            Wipe, WipeAll,
+            Reload, Remove, RemoveGuestOs, SetFrozen, Shutdown, Start, Status, Stop, StopAll,
+            StoppedAll, UpdateConfig, Wipe, WipeAll,
         },
         guestos::Rescan,
         token,
@@ -489,6 +489,35 @@ impl Handler<Shutdown> for Manager {
             }
             hierarchies.remove_parent();
             Ok(())
+        })
+    }
+}
+
+impl Handler<StopAll> for Manager {
+    type Result = ResponseFuture<Result<StoppedAll, ContainerError>>;
+
+    fn handle(&mut self, _: StopAll, _: &mut Context<Self>) -> Self::Result {
+        let running = |entry: &&Entry| !entry.view.borrow().state.is_at_rest();
+        let entries: Vec<_> = self.entries.iter().filter(running).cloned().collect();
+        Box::pin(async move {
+            let limit = Instant::now() + SHUTDOWN_LIMIT;
+            let halts = entries
+                .into_iter()
+                .map(|entry| spawn(async move { (entry.id, entry.halt(limit).await) }));
+            // Collected first: all of them stop at the same time.
+            let halts: Vec<_> = halts.collect();
+            let mut all = StoppedAll {
+                stopped: 0,
+                left: Vec::new(),
+            };
+            for halt in halts {
+                match halt.await {
+                    Ok((_, true)) => all.stopped += 1,
+                    Ok((id, false)) => all.left.push(id),
+                    Err(error) => tracing::error!(%error, "a container was not stopped"),
+                }
+            }
+            Ok(all)
         })
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     budget::Budget,
-    policy::Mode,
+    policy::Admission,
     session::{self, Ports, Shared, closed},
 };
 
@@ -47,7 +47,7 @@ impl Message for Shutdown {
 pub struct Gateway {
     listener: Option<StdListener>,
     ports: Ports,
-    mode: Mode,
+    admission: Admission,
     closing: watch::Sender<bool>,
     /// Closed when the accept loop has ended.
     drained: Option<watch::Receiver<()>>,
@@ -60,21 +60,26 @@ impl Gateway {
     ///
     /// The socket is bound by the caller, who can keep a clone of it for a restart: connections that wait
     /// in its backlog survive.
-    pub fn start(listener: StdListener, ports: Ports, mode: Mode, watch: Watch) -> Addr<Self> {
-        Self::start_limited(listener, ports, mode, watch, SESSIONS_MAX)
+    pub fn start(
+        listener: StdListener,
+        ports: Ports,
+        admission: Admission,
+        watch: Watch,
+    ) -> Addr<Self> {
+        Self::start_limited(listener, ports, admission, watch, SESSIONS_MAX)
     }
 
     pub(crate) fn start_limited(
         listener: StdListener,
         ports: Ports,
-        mode: Mode,
+        admission: Admission,
         watch: Watch,
         sessions_max: usize,
     ) -> Addr<Self> {
         Actor::start(Self {
             listener: Some(listener),
             ports,
-            mode,
+            admission,
             closing: watch::Sender::new(false),
             drained: None,
             sessions_max,
@@ -85,8 +90,8 @@ impl Gateway {
     fn shared(&self) -> Rc<Shared> {
         Rc::new(Shared {
             ports: self.ports.clone(),
-            mode: self.mode,
-            budget: Budget::of(self.mode.privileged),
+            admission: self.admission.clone(),
+            budget: Budget::of(self.admission.privileged),
         })
     }
 }

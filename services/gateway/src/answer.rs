@@ -4,6 +4,7 @@ use cml_bus::{
     api::{
         container::{Configs, Reload, Status, WipeAll},
         guestos::List,
+        provisioning::{Destroy, PullCsr, Reboot, SetProvisioned, Stats},
         token::ListCas,
     },
     id::ContainerId,
@@ -16,10 +17,11 @@ use crate::{
     translate_out,
 };
 
-/// The reply to the request, `None` where silence is the rule. `Exec` and `Push` are not for this
-/// function (`exec::run`, `push::run`).
+/// The reply to the request, `None` where silence is the rule. `Exec`, `Push` and `Logs` are not for this
+/// function (`exec::run`, `push::run`, `logs::run`).
 pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToController> {
     let container = &shared.ports.container;
+    let device = &shared.ports.provisioning;
     Some(match request {
         Request::ListGuestOs => {
             translate_out::guestos_list(shared.ports.guestos.list.call(List).await)
@@ -63,7 +65,6 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::PinEntry(request) => {
             translate_out::pin_entry(container.pin_entry.call(request).await)
         }
-        Request::GetProvisioned => translate_out::provisioned(shared.mode.provisioned),
         Request::RemoveGuestOs(request) => {
             translate_out::plain(container.remove_guestos.call(request).await)
         }
@@ -75,7 +76,22 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
             let removed = shared.ports.token.remove_ca.call(request).await;
             translate_out::plain(removed.map_err(Into::into))
         }
-        Request::Push(_) | Request::Exec(_) | Request::Input(_) | Request::Resize(..) => {
+        Request::GetProvisioned => translate_out::provisioned(shared.admission.provisioned.get()),
+        Request::SetProvisioned => {
+            translate_out::device(device.set_provisioned.call(SetProvisioned).await)
+        }
+        Request::PullCsr => translate_out::csr(device.pull_csr.call(PullCsr).await),
+        Request::PushCert(request) => {
+            translate_out::pushed_cert(device.push_cert.call(request).await)
+        }
+        Request::Reboot => translate_out::rebooted(device.reboot.call(Reboot).await),
+        Request::Stats => translate_out::stats(device.stats.call(Stats).await),
+        Request::Destroy => translate_out::device(device.destroy.call(Destroy).await),
+        Request::Push(_)
+        | Request::Exec(_)
+        | Request::Logs(_)
+        | Request::Input(_)
+        | Request::Resize(..) => {
             return None;
         }
     })

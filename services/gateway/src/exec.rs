@@ -3,9 +3,12 @@
 //! While the command runs, its output and the client's input move at the same time and neither waits for
 //! the other. The [`ExecSession`] is dropped as soon as the client is gone, which ends the command.
 
+use std::pin::pin;
+
 use cml_bus::{
     api::container::{ExecInput, ExecOutput, ExecSession},
     id::ContainerId,
+    provisioned::Provisioned,
 };
 use cml_wire::proto::{DaemonToController, daemon_to_controller::Code};
 use tokio::{
@@ -16,6 +19,7 @@ use tokio::{
 use crate::{
     inbox::Inbox,
     outbox::Outbox,
+    policy::Admission,
     session::{Connection, Deferred, End, closed},
     translate_in::{self, ExecRequest, Refusal, Request},
     translate_out,
@@ -58,9 +62,19 @@ pub async fn run(request: ExecRequest, connection: &mut Connection) -> Result<()
         shared,
         closing,
     } = connection;
+    let hung_up = hang_up(closing, shared.admission.provisioned.clone());
     select! {
-        ended = pump_output(output, separate_output, outbox, closing) => ended,
-        end = pump_input(id, input, inbox, deferred, shared.mode) => Err(end),
+        ended = pump_output(output, separate_output, outbox, hung_up) => ended,
+        end = pump_input(id, input, inbox, deferred, &shared.admission) => Err(end),
+    }
+}
+
+/// Returns when no command may run any more, with the reason.
+async fn hang_up(closing: &mut watch::Receiver<bool>, mut mode: Provisioned) -> &'static str {
+    select! {
+        () = closed(closing) => "the daemon is shutting down",
+        // Neither profile lets anybody into a container, so nobody stays in one.
+        () = mode.entered() => "the device was put into provisioned mode",
     }
 }
 
@@ -68,13 +82,14 @@ async fn pump_output(
     mut output: mpsc::Receiver<ExecOutput>,
     separate: bool,
     outbox: &mut Outbox,
-    closing: &mut watch::Receiver<bool>,
+    hung_up: impl Future<Output = &'static str>,
 ) -> Result<(), End> {
+    let mut hung_up = pin!(hung_up);
     loop {
         let item = select! {
             biased;
-            () = closed(closing) => {
-                let reason = "the daemon is shutting down".to_owned();
+            reason = &mut hung_up => {
+                let reason = reason.to_owned();
                 return outbox.send(&translate_out::exec_end(HUNG_UP, Some(reason))).await;
             }
             item = output.recv() => item,
@@ -113,7 +128,7 @@ async fn pump_input(
     input: mpsc::Sender<ExecInput>,
     inbox: &mut Inbox,
     deferred: &mut Deferred,
-    mode: crate::policy::Mode,
+    admission: &Admission,
 ) -> End {
     loop {
         if deferred.len() >= DEFERRED_MAX {
@@ -124,7 +139,8 @@ async fn pump_input(
             Ok(frame) => frame,
             Err(end) => return end,
         };
-        let items = match translate_in::request(&mut frame.message, mode) {
+        let number = frame.message.command;
+        let items = match translate_in::request(&mut frame.message, admission.now()) {
             Ok(Request::Input(request)) if request.id == id => pieces(request.data)
                 .into_iter()
                 .map(ExecInput::Data)
@@ -135,11 +151,11 @@ async fn pump_input(
             Ok(Request::Input(_) | Request::Resize(..)) => continue,
             // Must not occupy the shared budget for as long as the command likes to run.
             _ if frame.permit.is_some() => {
-                deferred.push_back(Err(Refusal::TooLargeToWait(frame.message.command)));
+                deferred.push_back((number, Err(Refusal::TooLargeToWait(number))));
                 continue;
             }
             other => {
-                deferred.push_back(other);
+                deferred.push_back((number, other));
                 continue;
             }
         };

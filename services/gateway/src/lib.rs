@@ -11,6 +11,7 @@ mod budget;
 mod codec;
 mod exec;
 mod inbox;
+mod logs;
 mod outbox;
 mod policy;
 mod push;
@@ -21,5 +22,5 @@ mod translate_in;
 mod translate_out;
 
 pub use actor::{Gateway, SESSIONS_MAX, SHUTDOWN_DEADLINE, Shutdown};
-pub use policy::Mode;
+pub use policy::{Admission, Mode};
 pub use session::Ports;

@@ -3,6 +3,7 @@
 //! Provisioned mode is looked at in hosted mode too (design.md section 1). An unprivileged socket never
 //! gets more than its column, and nothing at all once a device is provisioned with the strict profile.
 
+use cml_bus::provisioned::Provisioned;
 use cml_wire::proto::controller_to_daemon::Command;
 
 /// What an accepted connection stands for.
@@ -16,6 +17,31 @@ pub struct Mode {
     pub privileged: bool,
     /// The daemon runs on an ordinary Linux; the policy does not depend on it.
     pub hosted: bool,
+}
+
+/// What is admitted on a socket, now and after the device was provisioned.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// Whether the device is provisioned; looked at for every command.
+    pub provisioned: Provisioned,
+    /// As in [`Mode`].
+    pub extended: bool,
+    /// As in [`Mode`].
+    pub privileged: bool,
+    /// As in [`Mode`].
+    pub hosted: bool,
+}
+
+impl Admission {
+    /// What holds at this moment.
+    pub fn now(&self) -> Mode {
+        Mode {
+            provisioned: self.provisioned.get(),
+            extended: self.extended,
+            privileged: self.privileged,
+            hosted: self.hosted,
+        }
+    }
 }
 
 /// One line of the table. The columns are independent; a privileged socket of a device that is not

@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, io, rc::Rc, time::Duration};
 
-use cml_bus::api::{container::ContainerPort, guestos::GuestOsPort, token::TokenPort};
+use cml_bus::api::{
+    container::ContainerPort, guestos::GuestOsPort, provisioning::ProvisioningPort,
+    token::TokenPort,
+};
 use tokio::{net::UnixStream, select, sync::watch};
 
 use crate::{
@@ -10,8 +13,9 @@ use crate::{
     budget::Budget,
     codec, exec,
     inbox::Inbox,
+    logs,
     outbox::Outbox,
-    policy::Mode,
+    policy::{self, Admission},
     push,
     translate_in::{self, Refusal, Request},
     translate_out,
@@ -26,6 +30,8 @@ pub struct Ports {
     pub guestos: GuestOsPort,
     /// The token service, for the PIN of the device.
     pub token: TokenPort,
+    /// The provisioning service, for the device as a whole.
+    pub provisioning: ProvisioningPort,
 }
 
 /// What all connections of a socket have in common.
@@ -34,13 +40,13 @@ pub struct Shared {
     /// Whom requests go to.
     pub ports: Ports,
     /// What may be asked.
-    pub mode: Mode,
+    pub admission: Admission,
     /// Memory for large requests.
     pub budget: Budget,
 }
 
-/// Requests that came while a command was running on the connection.
-pub type Deferred = VecDeque<Result<Request, Refusal>>;
+/// Requests that came while a command was running on the connection, each with its command's number.
+pub type Deferred = VecDeque<(i32, Result<Request, Refusal>)>;
 
 /// A connection that is being served.
 #[derive(Debug)]
@@ -121,7 +127,13 @@ impl Connection {
         }
         let mut permit = None;
         let request = match self.deferred.pop_front() {
-            Some(request) => request,
+            // The device may have been provisioned since it came.
+            Some((number, Ok(_)))
+                if policy::admit(number, self.shared.admission.now()).is_none() =>
+            {
+                Err(Refusal::Forbidden(number))
+            }
+            Some((_, request)) => request,
             None => {
                 let mut frame = select! {
                     biased;
@@ -129,7 +141,7 @@ impl Connection {
                     () = closed(&mut self.closing) => return Err(End::Closing),
                 };
                 permit = frame.permit.take();
-                translate_in::request(&mut frame.message, self.shared.mode)
+                translate_in::request(&mut frame.message, self.shared.admission.now())
             }
         };
         let reply = match request {
@@ -140,6 +152,10 @@ impl Connection {
             Ok(Request::Push(request)) => {
                 drop(permit);
                 return push::run(request, self).await;
+            }
+            Ok(Request::Logs(request)) => {
+                drop(permit);
+                return logs::run(request, self).await;
             }
             Ok(request) => answer::answer(request, &self.shared).await,
             Err(refusal) => translate_out::refusal(refusal),

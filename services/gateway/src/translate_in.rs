@@ -10,6 +10,7 @@ use cml_bus::{
             Stop, UpdateConfig, WindowSize, Wipe,
         },
         guestos::Push,
+        provisioning::PushCert,
         token,
     },
     id::ContainerId,
@@ -79,6 +80,20 @@ pub enum Request {
     ListCas,
     /// `CA_REMOVE`
     RemoveCa(token::RemoveCa),
+    /// `SET_PROVISIONED`
+    SetProvisioned,
+    /// `PULL_DEVICE_CSR`
+    PullCsr,
+    /// `PUSH_DEVICE_CERT`
+    PushCert(PushCert),
+    /// `REBOOT_DEVICE`
+    Reboot,
+    /// `GET_DEVICE_STATS`
+    Stats,
+    /// `GET_LAST_LOG`
+    Logs(LogsRequest),
+    /// `DESTROY_SYSTEM`
+    Destroy,
     /// `CONTAINER_EXEC_CMD`
     Exec(ExecRequest),
     /// `CONTAINER_EXEC_INPUT`: never answered (protocol.md 3.3).
@@ -94,6 +109,18 @@ pub struct PushRequest {
     pub push: Push,
     /// Tell how far it is. Clients that do not ask for it get the replies of protocol.md 6.5 alone.
     pub progress: bool,
+}
+
+/// What is to be done with the log files.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LogsRequest {
+    /// Send all, and delete them afterwards if that is wanted.
+    Send {
+        /// Delete them when the client has them.
+        remove: bool,
+    },
+    /// Delete these: the client says that it has stored them. Ours.
+    Remove(Vec<String>),
 }
 
 /// A command to run and how its output is wanted.
@@ -235,6 +262,23 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
                 .take()
                 .ok_or(Refusal::Missing(command, "ca_id"))?,
         }),
+        Command::SetProvisioned => Request::SetProvisioned,
+        Command::PullDeviceCsr => Request::PullCsr,
+        Command::PushDeviceCert => Request::PushCert(PushCert {
+            certificate: message
+                .device_cert
+                .take()
+                .ok_or(Refusal::Missing(command, "device_cert"))?,
+        }),
+        Command::RebootDevice => Request::Reboot,
+        Command::GetDeviceStats => Request::Stats,
+        Command::GetLastLog => Request::Logs(match message.remove_logs_named.is_empty() {
+            true => LogsRequest::Send {
+                remove: message.remove_logs(),
+            },
+            false => LogsRequest::Remove(std::mem::take(&mut message.remove_logs_named)),
+        }),
+        Command::DestroySystem => Request::Destroy,
         Command::ContainerExecCmd => Request::Exec(exec(command, message)?),
         Command::ContainerExecInput => Request::Input(InputRequest {
             id: container(command, message)?,
@@ -622,6 +666,7 @@ mod tests {
             message.guestos_rootcert = Some(vec![]);
             message.guestos_name = Some("os".into());
             message.ca_id = Some("id".into());
+            message.device_cert = Some(vec![]);
             (message.exec_cols, message.exec_rows) = (Some(1), Some(1));
             (message.device_pin, message.device_newpin) = (Some("o".into()), Some("n".into()));
             match (Command::try_from(number), request(&mut message, OPEN)) {

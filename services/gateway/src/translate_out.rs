@@ -7,12 +7,14 @@ use cml_bus::{
     api::{
         container::{ContainerError, PinNeeds},
         guestos::{GuestOsError, Installed},
+        provisioning::{LogPart, ProvisioningError, Rebooted},
         token::TokenError,
     },
     id::ContainerId,
 };
 use cml_wire::proto::{
-    CaCertificate, ContainerConfig, ContainerStatus, DaemonToController, Progress,
+    CaCertificate, ContainerConfig, ContainerStatus, DaemonToController, DeviceStats, LogMessage,
+    Progress,
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
@@ -76,6 +78,7 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
         Refusal::Missing(Command::RegisterNewca | Command::RegisterLocalca, _) => {
             failure(Response::GuestosMgrRegisterCaError, text)
         }
+        Refusal::Missing(Command::PushDeviceCert, _) => failure(Response::DeviceCertError, text),
         Refusal::NoContainer(_)
         | Refusal::Missing(..)
         | Refusal::OutOfRange(..)
@@ -150,7 +153,9 @@ fn start_code(error: &ContainerError) -> Response {
             | TokenError::BadSignature
             | TokenError::BadCa(_)
             | TokenError::NoSuchCa(_)
-            | TokenError::BadRoot { .. } => Response::ContainerStartEinternal,
+            | TokenError::BadRoot { .. }
+            | TokenError::Identity { .. }
+            | TokenError::BadDeviceCert(_) => Response::ContainerStartEinternal,
             TokenError::Bus(_) => Response::CmdFailed,
         },
         ContainerError::GuestOs(guestos) => match guestos {
@@ -197,7 +202,9 @@ fn stop_code(error: &ContainerError) -> Response {
             | TokenError::BadSignature
             | TokenError::BadCa(_)
             | TokenError::NoSuchCa(_)
-            | TokenError::BadRoot { .. } => Response::ContainerCtrlEinternal,
+            | TokenError::BadRoot { .. }
+            | TokenError::Identity { .. }
+            | TokenError::BadDeviceCert(_) => Response::ContainerCtrlEinternal,
             TokenError::Bus(_) => Response::CmdFailed,
         },
         ContainerError::Bus(_)
@@ -343,6 +350,86 @@ pub fn pin_entry(result: Result<PinNeeds, ContainerError>) -> DaemonToController
     }
 }
 
+/// Commands about the device that answer `CMD_OK` or `CMD_FAILED`.
+pub fn device(result: Result<(), ProvisioningError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::CmdOk),
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `PULL_DEVICE_CSR`: without a request it is the same code without bytes (protocol.md 7.2).
+pub fn csr(result: Result<Vec<u8>, ProvisioningError>) -> DaemonToController {
+    let (device_csr, error_text) = match result {
+        Ok(csr) => (Some(csr), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    DaemonToController {
+        device_csr,
+        error_text,
+        ..bare(Code::DeviceCsr)
+    }
+}
+
+/// `PUSH_DEVICE_CERT`
+pub fn pushed_cert(result: Result<(), ProvisioningError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::DeviceCertOk),
+        Err(error @ ProvisioningError::Provisioned) => {
+            failure(Response::DeviceProvisioningError, error)
+        }
+        Err(error) => failure(Response::DeviceCertError, error),
+    }
+}
+
+/// `REBOOT_DEVICE`: what was done stands in `done_text`.
+pub fn rebooted(result: Result<Rebooted, ProvisioningError>) -> DaemonToController {
+    match result {
+        Ok(Rebooted { stopped, machine }) => {
+            let containers = match stopped {
+                0 => "no container was running".to_owned(),
+                1 => "1 container was stopped".to_owned(),
+                many => format!("{many} containers were stopped"),
+            };
+            let then = match machine {
+                true => "the device reboots",
+                false => "the host is not rebooted, as the daemon runs in hosted mode",
+            };
+            DaemonToController {
+                done_text: Some(format!("{containers}; {then}")),
+                ..response(Response::CmdOk)
+            }
+        }
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `GET_DEVICE_STATS`
+pub fn stats(result: Result<DeviceStats, ProvisioningError>) -> DaemonToController {
+    match result {
+        Ok(stats) => DaemonToController {
+            device_stats: Some(stats),
+            ..bare(Code::DeviceStats)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// A piece of a log file (protocol.md 3.4).
+pub fn log_part(part: LogPart, device: Option<String>) -> DaemonToController {
+    DaemonToController {
+        log_message: Some(LogMessage {
+            name: part.name,
+            msg: part.data,
+        }),
+        device_uuid: device,
+        ..bare(match part.last {
+            true => Code::LogMessageFinal,
+            false => Code::LogMessageFragment,
+        })
+    }
+}
+
 /// `GET_PROVISIONED`
 pub fn provisioned(provisioned: bool) -> DaemonToController {
     DaemonToController {
@@ -386,6 +473,11 @@ mod tests {
                 path: text(),
                 reason: text(),
             },
+            TokenError::Identity {
+                path: text(),
+                reason: text(),
+            },
+            TokenError::BadDeviceCert(text()),
             TokenError::Bus(BusError::Busy("m")),
         ]
     }
@@ -624,6 +716,29 @@ mod tests {
         assert_eq!(reply.container_cmld_handles_pin, Some(false));
         assert_eq!(reply.pin_required, Some(true));
         assert_eq!(provisioned(false).device_is_provisioned, Some(false));
+        assert_eq!(csr(Ok(vec![1])).device_csr, Some(vec![1]));
+        let reply = csr(Err(ProvisioningError::Provisioned));
+        assert_eq!((reply.code(), reply.device_csr), (Code::DeviceCsr, None));
+        assert_eq!(pushed_cert(Ok(())), response(Response::DeviceCertOk));
+        for (error, code) in [
+            (
+                ProvisioningError::Provisioned,
+                Response::DeviceProvisioningError,
+            ),
+            (
+                TokenError::BadDeviceCert(text()).into(),
+                Response::DeviceCertError,
+            ),
+            (BusError::Busy("m").into(), Response::DeviceCertError),
+        ] {
+            assert_eq!(pushed_cert(Err(error)).response(), code);
+        }
+        let reply = rebooted(Ok(Rebooted {
+            stopped: 2,
+            machine: false,
+        }));
+        assert_eq!(reply.response(), Response::CmdOk);
+        assert!(reply.done_text().starts_with("2 containers were stopped; "));
         let id = ContainerId::CORE0;
         let reply = created(Ok((id, ContainerConfig::default())));
         assert_eq!(reply.container_uuids, [id.to_string()]);

@@ -25,6 +25,7 @@ pub mod mounted;
 pub mod path;
 pub mod pidfd;
 pub mod plan;
+pub mod power;
 pub mod proc;
 pub mod random;
 #[cfg(feature = "async")]

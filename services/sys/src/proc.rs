@@ -69,6 +69,37 @@ pub fn boottime() -> u64 {
     now.tv_sec.cast_unsigned()
 }
 
+/// The memory of the machine, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What holds nothing.
+    pub free: u64,
+    /// What programs can still get.
+    pub available: u64,
+}
+
+/// What proc_meminfo(5) says.
+///
+/// # Errors
+/// procfs is not mounted, or says something else.
+pub fn memory() -> Result<Memory> {
+    let path = "/proc/meminfo";
+    let text = fs::read_to_string(path).context("read", path)?;
+    let field = |name: &str| {
+        let rest = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib = rest.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        kib.map(|kib| kib * 1024)
+            .ok_or_else(|| Error::invalid("parse", path, name))
+    };
+    Ok(Memory {
+        total: field("MemTotal:")?,
+        free: field("MemFree:")?,
+        available: field("MemAvailable:")?,
+    })
+}
+
 /// Raises the number of files this process may open to what the administrator allows.
 ///
 /// # Errors

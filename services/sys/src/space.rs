@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -32,6 +32,31 @@ pub fn of(path: &Path) -> Result<Space> {
     Ok(Space {
         total: found.f_blocks * found.f_frsize,
         free: found.f_bavail * found.f_frsize,
+    })
+}
+
+/// A file system as a whole, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// All of it.
+    pub total: u64,
+    /// What holds no data, also where only root may write.
+    pub unused: u64,
+    /// Tells file systems apart.
+    pub device: u64,
+}
+
+/// The file system that a path lies on.
+///
+/// # Errors
+/// What the kernel said.
+pub fn usage(path: &Path) -> Result<Usage> {
+    let found = statvfs(path).context("inspect", path.display())?;
+    let device = std::fs::metadata(path).context("inspect", path.display())?;
+    Ok(Usage {
+        total: found.f_blocks * found.f_frsize,
+        unused: found.f_bfree * found.f_frsize,
+        device: device.dev(),
     })
 }
 

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::token::{
-        ChangePin, DestroyKey, EnterPin, Forget, Holder, ListCas, RegisterCa, ReleaseKey, RemoveCa,
-        TokenError, TokenKind, Unlock, VerifySignature,
+        ChangePin, DestroyKey, EnterPin, Forget, Holder, Identify, Identity, InstallCertificate,
+        ListCas, RegisterCa, ReleaseKey, RemoveCa, TokenError, TokenKind, Unlock, VerifySignature,
     },
     blocking::Pool,
     error::BusError,
     event::{Event, Events},
+    provisioned::Provisioned,
     secret::{Key, Pin},
     supervisor::Watch,
 };
@@ -18,6 +19,7 @@ use cml_wire::proto::{CaCertificate, ContainerTrust};
 use tokio::sync::watch;
 
 use crate::{
+    identity::{self, DeviceFiles},
     pinpad::{self, PATIENCE},
     signature::Roots,
     softtoken::{FIRST_PIN, Softtoken},
@@ -29,16 +31,23 @@ use crate::{
 pub struct Settings {
     /// Where tokens and keys lie, and how they are made.
     pub places: Places,
-    /// Refuse certificates outside their validity.
+    /// Refuse certificates outside their validity, provisioned or not.
     pub enforce_validity: bool,
+    /// A provisioned device refuses them as well (protocol.md 7.3).
+    pub provisioned: Provisioned,
 }
 
 impl Settings {
+    /// The trusted roots, as strict as the mode of this moment wants it.
     fn roots(&self) -> Roots {
         Roots {
             dir: self.places.tokens.clone(),
-            enforce_validity: self.enforce_validity,
+            enforce_validity: self.enforce_validity || self.provisioned.get(),
         }
+    }
+
+    fn identity(&self) -> DeviceFiles {
+        DeviceFiles::new(&self.places.tokens)
     }
 }
 
@@ -68,6 +77,8 @@ pub struct Token {
     events: Events,
     /// Each entry waits for whoever types; a client that is gone does not end the entry of another one.
     keypads: Pool,
+    /// One at a time: whoever asks while the identity is being made gets it when it is there.
+    identity: Pool,
     _watch: Watch,
 }
 
@@ -92,6 +103,7 @@ impl Token {
             roots: Pool::new("token roots", 1),
             events,
             keypads: Pool::new("keypads", 8),
+            identity: Pool::new("device identity", 1),
             _watch: watch,
         })
     }
@@ -130,7 +142,7 @@ fn wake_openssl() {
     openssl::init();
     let digest = openssl::hash::hash(openssl::hash::MessageDigest::sha512(), b"");
     let random = openssl::rand::rand_bytes(&mut [0; 16]);
-    if let Err(error) = digest.map(drop).and(random) {
+    if let Err(error) = digest.map(drop).and(random).and(identity::wake()) {
         tracing::error!(%error, "openssl does not work on this machine");
     }
 }
@@ -325,6 +337,31 @@ impl Handler<RemoveCa> for Token {
             tracing::warn!(id, "a CA is trusted no longer");
             events.publish(Event::RootsChanged);
             Ok(())
+        })
+    }
+}
+
+impl Handler<Identify> for Token {
+    type Result = ResponseFuture<Result<Identity, TokenError>>;
+
+    fn handle(&mut self, request: Identify, _: &mut Context<Self>) -> Self::Result {
+        let (files, pool) = (self.settings.identity(), self.identity.clone());
+        Box::pin(async move {
+            let job = pool.run(move || files.identify(&request));
+            job.await.map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<InstallCertificate> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: InstallCertificate, _: &mut Context<Self>) -> Self::Result {
+        let (files, roots) = (self.settings.identity(), self.settings.roots());
+        let pool = self.identity.clone();
+        Box::pin(async move {
+            let job = pool.run(move || files.install(&request.certificate, &roots));
+            job.await.map_err(BusError::from)?
         })
     }
 }

@@ -67,6 +67,28 @@ impl Roots {
         }
     }
 
+    /// Why no registered root vouches for the certificate of the device; `None` when one does, or when none is
+    /// registered, as nothing is known of the device's CA then (protocol.md 7.2). That a software root vouches is
+    /// fine as well.
+    ///
+    /// # Errors
+    /// `BadRoot` when a root cannot be read.
+    pub fn refuse_device(
+        &self,
+        leaf: &X509,
+        others: &[X509],
+    ) -> Result<Option<String>, TokenError> {
+        let mut roots = Vec::new();
+        for path in entries(&self.dir.join(MORE_ROOTS))? {
+            roots.extend(read_roots(&path)?);
+        }
+        if roots.is_empty() {
+            return Ok(None);
+        }
+        roots.extend(read_roots(&self.dir.join(ROOT))?);
+        self.leads_to(leaf, others, roots)
+    }
+
     fn trust(&self, leaf: &X509, others: &[X509]) -> Result<ContainerTrust, TokenError> {
         let mut roots = read_roots(&self.dir.join(ROOT))?;
         for path in entries(&self.dir.join(MORE_ROOTS))? {

@@ -117,6 +117,20 @@ pub struct RemoveGuestOs {
 #[derive(Debug)]
 pub struct Shutdown;
 
+/// Stops every container that runs, without a PIN, and answers when they have stopped or their time is over. Unlike
+/// after [`Shutdown`], they can be started again.
+#[derive(Debug)]
+pub struct StopAll;
+
+/// The answer to [`StopAll`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoppedAll {
+    /// So many ran and have stopped.
+    pub stopped: usize,
+    /// These still run.
+    pub left: Vec<ContainerId>,
+}
+
 /// Gives the token of a container another PIN. A container without a token of its own gets one.
 #[derive(Debug)]
 pub struct ChangePin {
@@ -293,6 +307,7 @@ crate::request!(Start => (), ContainerError, "container.start", 480 s);
 crate::request!(Stop => (), ContainerError, "container.stop", 130 s);
 crate::request!(SetFrozen => (), ContainerError, "container.set_frozen", 20 s);
 crate::request!(Shutdown => (), ContainerError, "container.shutdown", 60 s);
+crate::request!(StopAll => StoppedAll, ContainerError, "container.stop_all", 60 s);
 crate::request!(ChangePin => (), ContainerError, "container.change_pin", 130 s);
 crate::request!(PinEntry => PinNeeds, ContainerError, "container.pin_entry", 10 s);
 crate::request!(RemoveGuestOs => (), ContainerError, "container.remove_guestos", 90 s);
@@ -325,6 +340,8 @@ crate::service_port! {
         set_frozen: SetFrozen,
         /// Stop all.
         shutdown: Shutdown,
+        /// Stop all that run now.
+        stop_all: StopAll,
         /// Another PIN.
         change_pin: ChangePin,
         /// Delete a guest OS that no container uses.

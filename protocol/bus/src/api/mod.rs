@@ -2,4 +2,5 @@
 
 pub mod container;
 pub mod guestos;
+pub mod provisioning;
 pub mod token;

@@ -116,6 +116,41 @@ pub struct RemoveCa {
     pub id: String,
 }
 
+/// What the key of a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKey {
+    /// NIST P-256.
+    P256,
+    /// 4096 bits, as the existing system makes it (crypto.md 4.2).
+    Rsa4096,
+}
+
+/// The identity of the device. What is missing of it is made: key, certificate request, self-signed certificate
+/// (crypto.md section 4).
+#[derive(Debug, Clone)]
+pub struct Identify {
+    /// The common name in a new request.
+    pub common_name: String,
+    /// What a new key is.
+    pub key: DeviceKey,
+}
+
+/// The answer to [`Identify`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The uuid of the device.
+    pub uuid: String,
+    /// The certificate request, PEM.
+    pub csr: Vec<u8>,
+}
+
+/// Replaces the certificate of the device by one that a CA made for its key, after checking it.
+#[derive(Debug)]
+pub struct InstallCertificate {
+    /// PEM: that of the device first, then intermediates.
+    pub certificate: Vec<u8>,
+}
+
 /// Why the token service refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -173,6 +208,17 @@ pub enum TokenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of the device's identity is missing or damaged.
+    #[error("device identity `{path}`: {reason}")]
+    Identity {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What was pushed is no certificate for this device.
+    #[error("the device certificate is refused: {0}")]
+    BadDeviceCert(String),
     /// The bus could not deliver.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -190,6 +236,9 @@ crate::request!(VerifySignature => ContainerTrust, TokenError, "token.verify_sig
 crate::request!(RegisterCa => (), TokenError, "token.register_ca", 20 s);
 crate::request!(ListCas => Vec<CaCertificate>, TokenError, "token.list_cas", 20 s);
 crate::request!(RemoveCa => (), TokenError, "token.remove_ca", 20 s);
+// RSA keys take seconds.
+crate::request!(Identify => Identity, TokenError, "token.identify", 120 s);
+crate::request!(InstallCertificate => (), TokenError, "token.install_certificate", 120 s);
 
 crate::service_port! {
     /// What the holder may ask of the token service.
@@ -214,5 +263,9 @@ crate::service_port! {
         list_cas: ListCas,
         /// Trust one no longer.
         remove_ca: RemoveCa,
+        /// The device's identity.
+        identify: Identify,
+        /// The device's certificate.
+        install_certificate: InstallCertificate,
     }
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use cml_bus::order::{Level, Wiring};
 use proptest::prelude::*;
 
-const LEVELS: [Level; 4] = [
+const LEVELS: [Level; 5] = [
     Level::Token,
     Level::GuestOs,
     Level::Container,
+    Level::Provisioning,
     Level::Gateway,
 ];
 
@@ -18,7 +19,8 @@ fn index(level: Level) -> usize {
         Level::Token => 0,
         Level::GuestOs => 1,
         Level::Container => 2,
-        Level::Gateway => 3,
+        Level::Provisioning => 3,
+        Level::Gateway => 4,
     }
 }
 
@@ -37,7 +39,7 @@ fn has_cycle(edges: &BTreeSet<(usize, usize)>) -> bool {
 
 #[test]
 fn every_level_is_tried() {
-    assert_eq!(LEVELS.map(index), [0, 1, 2, 3]);
+    assert_eq!(LEVELS.map(index), [0, 1, 2, 3, 4]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! DOS line ends, hexadecimal numbers, numeric enums, lists and single quotes.
 
 mod lexer;
+mod locate;
 mod printer;
 mod reader;
 
@@ -12,6 +13,7 @@ use std::sync::OnceLock;
 use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
+pub use locate::locate;
 use printer::Beyond;
 pub use reader::MAX_DEPTH;
 

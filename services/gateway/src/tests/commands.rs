@@ -268,7 +268,7 @@ fn a_service_that_cannot_be_reached_is_an_error_the_client_sees() {
 fn a_known_command_that_is_not_served_says_so() {
     system(|| async {
         let rig = Rig::new(OPEN);
-        let reply = rig.client().ask(&bare(Command::RebootDevice)).await;
+        let reply = rig.client().ask(&bare(Command::ContainerSwitch)).await;
         assert_eq!(reply.response(), Response::CmdUnsupported);
         assert_eq!(reply.error_text(), "not available in this version");
     });

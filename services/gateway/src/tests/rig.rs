@@ -11,9 +11,13 @@ use std::{
 
 use cml_bus::{
     actor::{Addr, System},
-    api::{container::ContainerPort, guestos::GuestOsPort, token::TokenPort},
+    api::{
+        container::ContainerPort, guestos::GuestOsPort, provisioning::ProvisioningPort,
+        token::TokenPort,
+    },
     event::Events,
     id::ContainerId,
+    provisioned::{self, Provision},
     supervisor::{Throttle, supervise},
 };
 use cml_wire::proto::{ControllerToDaemon, DaemonToController, controller_to_daemon::Command};
@@ -26,7 +30,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Gateway, Mode, Ports};
+use crate::{Admission, Gateway, Mode, Ports};
 
 /// Far longer than anything here takes: turns a hang into a failure.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,6 +57,9 @@ pub struct Rig {
     pub container: ContainerPort,
     pub guestos: GuestOsPort,
     pub token: TokenPort,
+    pub provisioning: ProvisioningPort,
+    /// Puts the device into provisioned mode.
+    pub provision: Provision,
     /// Every actor that was started, the last one is alive.
     pub started: mpsc::UnboundedReceiver<Addr<Gateway>>,
     pub supervisor: JoinHandle<bool>,
@@ -74,7 +81,16 @@ impl Rig {
         let listener = StdListener::bind_addr(&address).unwrap();
         let (container, guestos) = (ContainerPort::default(), GuestOsPort::default());
         let token = TokenPort::default();
+        let provisioning = ProvisioningPort::default();
+        let (provision, provisioned) = provisioned::mode(mode.provisioned);
+        let admission = Admission {
+            provisioned,
+            extended: mode.extended,
+            privileged: mode.privileged,
+            hosted: mode.hosted,
+        };
         let ports = Ports {
+            provisioning: provisioning.clone(),
             container: container.clone(),
             guestos: guestos.clone(),
             token: token.clone(),
@@ -90,7 +106,7 @@ impl Rig {
                 let _ = tell.send(Gateway::start_limited(
                     listener,
                     ports.clone(),
-                    mode,
+                    admission.clone(),
                     watch,
                     sessions_max,
                 ));
@@ -103,6 +119,8 @@ impl Rig {
             container,
             guestos,
             token,
+            provisioning,
+            provision,
             started,
             supervisor,
         }

@@ -6,6 +6,7 @@ use cml_bus::{
     actor::{System, spawn},
     api::token::TokenPort,
     event::Events,
+    provisioned,
     supervisor::{Throttle, supervise},
 };
 use cml_token::{Places, Settings, Token, softtoken::Format};
@@ -21,6 +22,7 @@ pub fn with_service(dir: &Path, test: impl AsyncFnOnce(TokenPort)) {
             require_pairing: false,
         },
         enforce_validity: true,
+        provisioned: provisioned::mode(false).1,
     };
     System::new().block_on(async move {
         let port = TokenPort::default();

@@ -1,0 +1,208 @@
+//! The service between fakes of those that it asks.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use cml_bus::{
+    actor::{System, spawn},
+    api::{
+        container::{ContainerPort, StoppedAll},
+        provisioning::{
+            Destroy, LogItem, Logs, ProvisioningError, ProvisioningPort, PullCsr, PushCert, Reboot,
+            RemoveLogs, SetProvisioned,
+        },
+        token::{DeviceKey, Identify, Identity, TokenError, TokenPort},
+    },
+    event::Events,
+    id::ContainerId,
+    provisioned::{self, Provisioned},
+    supervisor::{Throttle, supervise},
+    testing::{Recorded, fake},
+};
+
+use crate::{Machine, Ports, Provisioning, Settings};
+
+struct Rig {
+    port: ProvisioningPort,
+    token: TokenPort,
+    container: ContainerPort,
+    identified: Recorded<Identify>,
+    mode: Provisioned,
+}
+
+fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
+    let settings = Settings {
+        base: dir.to_owned(),
+        logs: dir.join("logs"),
+        flag: dir.join("flag"),
+        key: DeviceKey::P256,
+        machine,
+        tpm: false,
+    };
+    System::new().block_on(async move {
+        let (token, container) = (TokenPort::default(), ContainerPort::default());
+        let identified = fake(&token.identify, |_| {
+            Ok(Identity {
+                uuid: "u".into(),
+                csr: b"csr".to_vec(),
+            })
+        });
+        let _ = fake(&token.install_certificate, |install| {
+            match install.certificate.as_slice() {
+                b"good" => Ok(()),
+                _ => Err(TokenError::BadDeviceCert("bad".into())),
+            }
+        });
+        let port = ProvisioningPort::default();
+        let ports = Ports {
+            token: token.clone(),
+            container: container.clone(),
+        };
+        let mode = provisioned::mode(false);
+        let seen = mode.1.clone();
+        let bound = port.clone();
+        spawn(async move {
+            let start = |watch| {
+                let (settings, ports) = (settings.clone(), ports.clone());
+                bound.bind(&Provisioning::start(settings, ports, mode.clone(), watch));
+            };
+            let _ = supervise(
+                "provisioning",
+                Throttle::default(),
+                Events::default(),
+                start,
+            )
+            .await;
+        });
+        tokio::task::yield_now().await;
+        test(Rig {
+            port,
+            token,
+            container,
+            identified,
+            mode: seen,
+        })
+        .await;
+    });
+}
+
+#[test]
+fn the_identity_is_made_at_the_start_and_can_be_changed_until_the_device_is_provisioned() {
+    let dir = tempfile::tempdir().unwrap();
+    with_service(dir.path(), Machine::Host, async |rig| {
+        while rig.identified.take().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let port = &rig.port;
+        assert_eq!(port.pull_csr.call(PullCsr).await.unwrap(), b"csr");
+        let push = |bytes: &[u8]| PushCert {
+            certificate: bytes.to_vec(),
+        };
+        port.push_cert.call(push(b"good")).await.unwrap();
+        let refused = port.push_cert.call(push(b"garbage")).await.unwrap_err();
+        assert!(matches!(refused, ProvisioningError::Token(_)));
+
+        assert!(!rig.mode.get());
+        port.set_provisioned.call(SetProvisioned).await.unwrap();
+        assert!(rig.mode.get() && dir.path().join("flag").exists());
+        let late = port.pull_csr.call(PullCsr).await.unwrap_err();
+        assert_eq!(late, ProvisioningError::Provisioned);
+        let late = port.push_cert.call(push(b"good")).await.unwrap_err();
+        assert_eq!(late, ProvisioningError::Provisioned);
+        port.set_provisioned.call(SetProvisioned).await.unwrap();
+    });
+}
+
+#[test]
+fn a_flag_that_cannot_be_written_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join(".flag.new")).unwrap();
+    with_service(dir.path(), Machine::Host, async |rig| {
+        let error = rig.port.set_provisioned.call(SetProvisioned).await;
+        assert!(error.unwrap_err().to_string().contains("flag"));
+        assert!(!rig.mode.get());
+    });
+}
+
+#[test]
+fn an_identity_that_cannot_be_made_is_an_error_of_the_commands_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    with_service(dir.path(), Machine::Host, async |rig| {
+        let _ = fake(&rig.token.identify, |_| {
+            Err(TokenError::Identity {
+                path: "device.key".into(),
+                reason: "x".into(),
+            })
+        });
+        let error = rig.port.pull_csr.call(PullCsr).await.unwrap_err();
+        assert!(error.to_string().contains("device.key"));
+        let error = rig.port.destroy.call(Destroy).await.unwrap_err();
+        assert!(error.to_string().contains("no TPM"), "{error}");
+    });
+}
+
+#[test]
+fn a_reboot_stops_containers_and_reboots_only_a_machine_of_our_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let stopped = |left| {
+        move |_: &_| {
+            Ok(StoppedAll {
+                stopped: 2,
+                left: vec![ContainerId::CORE0; left],
+            })
+        }
+    };
+    with_service(dir.path(), Machine::Host, async |rig| {
+        let _ = fake(&rig.container.stop_all, stopped(0));
+        let done = rig.port.reboot.call(Reboot).await.unwrap();
+        assert_eq!((done.stopped, done.machine), (2, false));
+        let _ = fake(&rig.container.stop_all, stopped(1));
+        let error = rig.port.reboot.call(Reboot).await.unwrap_err();
+        assert!(matches!(error, ProvisioningError::StillRunning(_)));
+    });
+    let reboots = Arc::new(AtomicUsize::new(0));
+    let counted = reboots.clone();
+    let machine = Machine::Own(Arc::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }));
+    with_service(dir.path(), machine, async |rig| {
+        let _ = fake(&rig.container.stop_all, stopped(1));
+        let done = rig.port.reboot.call(Reboot).await.unwrap();
+        assert!(done.machine);
+        assert_eq!(reboots.load(Ordering::Relaxed), 0, "the answer comes first");
+        while reboots.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn logs_are_read_while_somebody_listens_and_deleted_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("logs/a");
+    fs::create_dir(dir.path().join("logs")).unwrap();
+    fs::write(&log, vec![1; 3 << 20]).unwrap();
+    with_service(dir.path(), Machine::Host, async |rig| {
+        drop(rig.port.logs.call(Logs).await.unwrap());
+        let mut stream = rig.port.logs.call(Logs).await.unwrap();
+        let mut length = 0;
+        while let Some(LogItem::Part(part)) = stream.parts.recv().await {
+            length += part.data.len();
+            assert_eq!(part.last, length == 3 << 20);
+        }
+        assert_eq!(length, 3 << 20);
+        let names = vec!["a".to_owned()];
+        let remove = rig.port.remove_logs.call(RemoveLogs { names });
+        remove.await.unwrap();
+        assert!(!log.exists());
+    });
+}

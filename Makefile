@@ -1,16 +1,17 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build programs demo test unit integration lint bench fuzz audit debian
+.PHONY: help deps build programs demo test test-device unit integration lint bench fuzz audit debian
 
 PACKAGES := btrfs-progs build-essential busybox-static e2fsprogs libssl-dev openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
+DEVICE_PACKAGES := binutils cpio cryptsetup-bin dmsetup kmod lz4 qemu-system-x86 xz-utils zstd
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 # Programs that run inside containers must not need the container's libraries.
 STATIC := RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --target $(HOST)
 OUT := out
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## Install the packages that are missing (as root, Debian or Ubuntu)
 	@integration/deps.sh $(PACKAGES)
@@ -31,12 +32,19 @@ programs: deps
 
 unit: deps ## Run the tests that need no daemon
 	cargo test --workspace --locked --exclude cml-integration
-	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh
+	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh integration/vm/*.sh
+	shellcheck -s sh integration/vm/init
 
 integration: programs ## Run the tests of the whole system (as root)
 	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6
 
 test: lint unit integration demo ## Run all tests
+
+# The tests on this machine only make the kit for those in the other one.
+test-device: programs ## Run the tests that need device-mapper, in a machine of QEMU (as root)
+	@integration/deps.sh $(DEVICE_PACKAGES)
+	cargo test --locked -p cml-integration --test functional -- command_line
+	integration/vm/test-device.sh
 
 lint: deps ## Lint; warnings are errors
 	cargo fmt --all --check

@@ -9,6 +9,7 @@ trap 'rm -rf "$state"' EXIT
 look() {
     awk '{print $5, $9, $10}' /proc/self/mountinfo | sort
     losetup -n -O BACK-FILE -l 2>/dev/null | sort
+    cat /sys/block/dm-*/dm/name 2>/dev/null | sort
     # Network namespaces: named ones, and all that some process is in.
     ls /run/netns 2>/dev/null || true
     lsns -t net -n -o NS 2>/dev/null | sort

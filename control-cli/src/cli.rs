@@ -66,6 +66,21 @@ Examples:
   control retrieve_logs /tmp/logs
   control retrieve_logs /tmp/logs --remove";
 
+const PUSH_HELP: &str = "\
+The images come from `update_base_url` of the configuration, else of device.conf:
+  <url>/operatingsystems/<x86|arm|riscv>/<name>-<version>/<image_file>.img
+over https://, http:// or from a directory, file:///path. What is there already is not
+fetched again. Containers get a newer version when they start again.
+
+Example:
+  control push_guestos_config busybox-2.conf busybox-2.sig busybox-2.cert";
+
+const CA_HELP: &str = "\
+Registering a CA twice changes nothing. `ca_list` shows the CAs, `ca_remove` removes one.
+
+Example:
+  control ca_register rootca.cert";
+
 const RUN_HELP: &str = "\
 The command gets a terminal if standard input or standard output is one; else pipes, which
 pass every byte unchanged and keep standard error apart. `nopty` before the command means -T.
@@ -133,6 +148,45 @@ pub enum Command {
     /// List the configurations of all installed guest operating systems
     #[command(name = "list_guestos", visible_alias = "list-guestos")]
     ListGuestos(Ignored),
+    /// Install or update a guest operating system; waits until its images are there
+    #[command(name = "push_guestos_config", visible_alias = "push-guestos-config", after_help = PUSH_HELP)]
+    PushGuestosConfig {
+        /// Configuration in protobuf text
+        conf: PathBuf,
+        /// Signature of the configuration's bytes: raw (.sig) or CMS (.p7s)
+        sig: PathBuf,
+        /// Certificate of the signer, PEM
+        cert: PathBuf,
+    },
+    /// Delete a guest operating system in all versions, unless a container uses it
+    #[command(
+        name = "remove_guestos",
+        visible_alias = "remove-guestos",
+        after_help = "Example:\n  control remove_guestos busybox"
+    )]
+    RemoveGuestos {
+        /// Name, as `list_guestos` shows it
+        name: String,
+    },
+    /// Trust another CA for guest operating systems and configurations
+    #[command(name = "ca_register", visible_alias = "ca-register", after_help = CA_HELP)]
+    CaRegister {
+        /// PEM: a self-signed root, perhaps with the CAs below it
+        cert: PathBuf,
+    },
+    /// List the trusted CAs
+    #[command(name = "ca_list", visible_alias = "ca-list")]
+    CaList(Ignored),
+    /// Trust a registered CA no longer; what it vouched for is not started again
+    #[command(
+        name = "ca_remove",
+        visible_alias = "ca-remove",
+        after_help = "Examples:\n  control ca_remove 2fd4e1c67a2d28fced849ee1bb76e7391b93eb12\n  control ca_remove local"
+    )]
+    CaRemove {
+        /// Id, as `ca_list` shows it
+        id: String,
+    },
     /// Create a container with a new UUID from a configuration
     #[command(
         after_help = "Examples:\n  control create web.conf\n  control create web.conf web.sig web.cert"

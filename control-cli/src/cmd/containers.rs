@@ -1,12 +1,12 @@
 //! What containers there are, and commands that need nothing but their target.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use cml_wire::proto::{
     ControllerToDaemon, controller_to_daemon::Command, daemon_to_controller::Code,
 };
 
-use super::Context;
+use super::{Context, file};
 use crate::{client, exit::CliError, render::Words};
 
 /// `list`
@@ -123,11 +123,4 @@ pub fn simple(
         ..words
     };
     context.ask(client, request, Code::Response, words)
-}
-
-fn file(path: &Path) -> Result<Vec<u8>, CliError> {
-    fs::read(path).map_err(|source| CliError::File {
-        path: path.to_owned(),
-        source,
-    })
 }

@@ -2,11 +2,13 @@
 
 mod containers;
 mod device;
+mod guestos;
 mod logs;
 mod power;
 mod run;
 
 use std::{
+    fs,
     io::{self, IsTerminal, Write},
     path::Path,
 };
@@ -87,6 +89,13 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         Command::List { system, .. } => containers::list(&context, system),
         Command::ListGuestos(_) => containers::list_guestos(&context),
+        Command::PushGuestosConfig { conf, sig, cert } => {
+            guestos::push(&context, &conf, &sig, &cert)
+        }
+        Command::RemoveGuestos { name } => guestos::remove(&context, &name),
+        Command::CaRegister { cert } => guestos::register_ca(&context, &cert),
+        Command::CaList(_) => guestos::list_cas(&context),
+        Command::CaRemove { id } => guestos::remove_ca(&context, &id),
         Command::Create { conf, sig, cert } => {
             containers::create(&context, &conf, sig.as_deref().zip(cert.as_deref()))
         }
@@ -172,4 +181,11 @@ fn format(wish: cli::Format) -> Format {
         cli::Format::Auto if io::stdout().is_terminal() => Format::Table,
         cli::Format::Auto => Format::Text,
     }
+}
+
+fn file(path: &Path) -> Result<Vec<u8>, CliError> {
+    fs::read(path).map_err(|source| CliError::File {
+        path: path.to_owned(),
+        source,
+    })
 }

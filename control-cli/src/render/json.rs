@@ -4,8 +4,9 @@
 //! that were not sent are left out; lists are always there.
 
 use cml_wire::proto::{
-    ContainerConfig, ContainerStatus, ContainerTokenType, ContainerTrust, ContainerType,
-    ContainerUsbType, CryptfsMode, DaemonToController, GuestOsConfig, GuestOsMount, I18nString,
+    CaCertificate, ContainerConfig, ContainerStatus, ContainerTokenType, ContainerTrust,
+    ContainerType, ContainerUsbType, CryptfsMode, DaemonToController, GuestOsConfig, GuestOsMount,
+    I18nString, ca_certificate,
     daemon_to_controller::{Code, Response},
     guest_os_mount,
 };
@@ -37,6 +38,9 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
         }
         Ok(Code::GuestosConfigsList) => {
             document.insert("guestos".into(), list(&reply.guestos_configs, guestos));
+        }
+        Ok(Code::CaList) => {
+            document.insert("cas".into(), list(&reply.ca_certificates, ca));
         }
         Ok(Code::DeviceProvisionedState) => {
             let provisioned = reply.device_is_provisioned;
@@ -154,6 +158,16 @@ fn config(one: &ContainerConfig) -> Value {
         "usb_pin_entry": one.usb_pin_entry,
         "enable_xorg_compat": one.enable_xorg_compat,
     }))
+}
+
+fn ca(one: &CaCertificate) -> Value {
+    json!({
+        "id": one.id,
+        "kind": name!(ca_certificate::Kind, one.kind),
+        "subject": one.subject,
+        "not_after": one.not_after,
+        "fingerprint": one.fingerprint,
+    })
 }
 
 /// Everything but the icon, which is a picture.

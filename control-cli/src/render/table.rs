@@ -2,8 +2,8 @@
 
 use cml_wire::{
     proto::{
-        ContainerState, ContainerStatus, ContainerTrust, DaemonToController, DeviceStats,
-        GuestOsConfig, daemon_to_controller::Code,
+        CaCertificate, ContainerState, ContainerStatus, ContainerTrust, DaemonToController,
+        DeviceStats, GuestOsConfig, ca_certificate::Kind, daemon_to_controller::Code,
     },
     text,
 };
@@ -16,6 +16,7 @@ pub fn reply(reply: &DaemonToController, words: Words<'_>) -> String {
     match Code::try_from(reply.code) {
         Ok(Code::ContainerStatus) => containers(&reply.container_status),
         Ok(Code::GuestosConfigsList) => guestos(&reply.guestos_configs),
+        Ok(Code::CaList) => cas(&reply.ca_certificates),
         Ok(Code::ContainerConfig) if words.done.is_empty() => configs(reply),
         Ok(Code::ContainerConfig) => created(reply, words),
         Ok(Code::DeviceProvisionedState) => provisioned(reply).into(),
@@ -69,6 +70,21 @@ fn guestos(all: &[GuestOsConfig]) -> String {
         ["NAME", "VERSION", "HARDWARE", "MOUNTS", "DESCRIPTION"],
         rows,
     )
+}
+
+fn cas(all: &[CaCertificate]) -> String {
+    if all.is_empty() {
+        return "no CAs\n".into();
+    }
+    let rows = all.iter().map(|one| {
+        [
+            printable(&one.id),
+            name!(Kind, one.kind).into(),
+            printable(&one.not_after),
+            printable(&one.subject),
+        ]
+    });
+    table(["ID", "KIND", "VALID UNTIL", "SUBJECT"], rows)
 }
 
 /// Nothing but the configuration, so that it can be edited and sent back.

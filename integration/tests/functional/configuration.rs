@@ -299,8 +299,16 @@ fn an_update_that_cannot_be_accepted_changes_nothing() {
         ("name: \"x\"\nguest_os: \"absent\"\n", "not installed"),
         ("name: \"a/b\"\nguest_os: \"busybox\"\n", "a/b"),
         (
-            "name: \"x\"\nguest_os: \"busybox\"\ntoken_type: NONE\n",
+            "name: \"x\"\nguest_os: \"busybox\"\ntoken_type: PAPER\n",
             "token_type",
+        ),
+        (
+            "name: \"x\"\nguest_os: \"busybox\"\ntoken_type: USB\n",
+            "USB is not supported",
+        ),
+        (
+            "name: \"x\"\nguest_os: \"busybox\"\ntoken_type: PKCS11\n",
+            "pkcs11_module",
         ),
     ] {
         let refused = update(&daemon, "x", config).unwrap_err();

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Command};
 
 use cml_integration::{
     Daemon,
-    encrypted::{images, persistent, prepared, setup, sh, start, stop, volume},
+    encrypted::{self, images, persistent, prepared, setup, sh, start, stop, volume},
 };
 use cml_wire::proto::{GuestOsMount, guest_os_mount::Type};
 
@@ -71,6 +71,18 @@ fn a_guest_that_reboots_has_its_volumes_without_a_pin() {
     stop(&daemon);
 }
 
+/// Before Linux 6.15 nobody learns that a guest which is not his child has rebooted: it has just ended.
+fn tells_how_strangers_end() -> bool {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+}
+
 #[test]
 fn a_container_outlives_its_daemon_with_its_volumes_and_stops_without_a_trace() {
     let (mut daemon, _) = prepared("");
@@ -82,7 +94,9 @@ fn a_container_outlives_its_daemon_with_its_volumes_and_stops_without_a_trace() 
     // Nobody has its key any more, so its reboot is its end.
     sh(&daemon, "reboot -f");
     daemon.wait_for("web", "STOPPED");
-    daemon.wait_for_log("nobody has given the PIN");
+    if tells_how_strangers_end() {
+        daemon.wait_for_log("nobody has given the PIN");
+    }
     start(&daemon);
     assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
     stop(&daemon);
@@ -96,10 +110,10 @@ fn the_status_says_how_a_container_is_encrypted() {
         let state = daemon.control().ok(&["state", name]);
         state.value("cryptfs_mode")
     };
-    assert_eq!(mode("web"), "ENCRYPT_ONLY");
+    assert_eq!(mode("web"), encrypted::mode());
     assert_eq!(mode("plain"), "NOT_IMPLEMENTED");
     start(&daemon);
-    assert_eq!(mode("web"), "ENCRYPT_ONLY");
+    assert_eq!(mode("web"), encrypted::mode());
     stop(&daemon);
 }
 
@@ -151,6 +165,10 @@ fn a_size_that_the_guest_os_does_not_allow_or_the_disk_does_not_have_is_refused(
 
 #[test]
 fn without_a_way_to_encrypt_nothing_is_written() {
+    // Device-mapper needs no leave.
+    if encrypted::by_device_mapper() {
+        return;
+    }
     let mut daemon = Daemon::default();
     daemon.add_guest("persistent", persistent);
     let uuid = daemon.create("name: \"web\"\nguest_os: \"persistent\"\n");
@@ -160,11 +178,81 @@ fn without_a_way_to_encrypt_nothing_is_written() {
     );
     assert!(refused.err.contains("storage_fallback"), "{refused:?}");
     assert!(images(&daemon, &uuid).is_empty());
+    let keys = fs::read_dir(daemon.base().join("keys")).unwrap();
+    assert_eq!(keys.count(), 0, "nor a key made");
     // Nor without a key.
     daemon.create("name: \"none\"\nguest_os: \"persistent\"\ntoken_type: NONE\n");
     daemon
         .control()
         .refused(&["start", "none"], "CONTAINER_START_EINTERNAL");
+}
+
+#[test]
+fn options_that_the_kernel_does_not_know_lose_no_data() {
+    let mut daemon = Daemon::prepared(setup());
+    for (name, options) in [("persistent", ""), ("optional", "no-such-option,discard")] {
+        daemon.add_guest(name, |guest| {
+            persistent(guest);
+            let data = guest.mounts.last_mut().unwrap();
+            data.mount_data = Some(options.to_owned());
+        });
+    }
+    daemon.start();
+    daemon.create("name: \"web\"\nguest_os: \"persistent\"\n");
+    start(&daemon);
+    assert_eq!(sh(&daemon, "echo x >/data/x").status, 0);
+    stop(&daemon);
+    let conf = daemon.path("other.conf");
+    fs::write(&conf, "name: \"web\"\nguest_os: \"optional\"\n").unwrap();
+    let update = ["update_config", "web", conf.to_str().unwrap()];
+    daemon.control().ok(&update);
+    start(&daemon);
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    daemon.wait_for_log("mounted without these options");
+    stop(&daemon);
+}
+
+#[test]
+fn a_guest_that_reboots_into_other_volumes_stops_and_leaves_nothing_open() {
+    let (daemon, uuid) = prepared("");
+    start(&daemon);
+    let conf = daemon.path("other.conf");
+    let other = "image_sizes: { image_name: \"data\" image_size: 16 image_file: \"other\" }\n";
+    let lines = format!("name: \"web\"\nguest_os: \"persistent\"\n{other}");
+    fs::write(&conf, lines).unwrap();
+    let update = ["update_config", "web", conf.to_str().unwrap()];
+    daemon.control().ok(&update);
+    sh(&daemon, "reboot -f");
+    daemon.wait_for("web", "STOPPED");
+    daemon.wait_for_log("launch failed");
+    assert!(
+        !daemon
+            .path(&format!("run/cmld/containers/{uuid}.json"))
+            .exists()
+    );
+    start(&daemon);
+    stop(&daemon);
+    daemon.control().ok(&["wipe", "web"]);
+    assert!(images(&daemon, &uuid).is_empty());
+}
+
+#[test]
+fn a_base_behind_a_link_is_as_good_as_any() {
+    let mut daemon = Daemon::prepared(setup());
+    daemon.add_guest("persistent", persistent);
+    fs::rename(daemon.base(), daemon.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(daemon.path("elsewhere"), daemon.base()).unwrap();
+    daemon.start();
+    daemon.create("name: \"web\"\nguest_os: \"persistent\"\n");
+    for round in 0..5 {
+        start(&daemon);
+        let script = format!("cat /data/x; echo {round} >>/data/x");
+        let lines = sh(&daemon, &script).out.lines().count();
+        assert_eq!(lines, round);
+        // Much to write out, so that the file system takes a moment to go.
+        sh(&daemon, "head -c 8m /dev/urandom >/data/y");
+        stop(&daemon);
+    }
 }
 
 #[test]

@@ -273,6 +273,23 @@ fn a_pkcs11_token_protects_a_container_with_its_own_pin() {
     assert_eq!(encrypted::sh(&daemon, "cat /data/x").out, "x\n");
     control.ok(&["stop", "web", "--key=56789"]);
     daemon.wait_for("web", "STOPPED");
+    // Away, not gone: no new token takes its place.
+    let away = kept.path().join("away");
+    daemon.crash();
+    std::fs::rename(&tokens, &away).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    daemon.start();
+    assert_eq!(
+        change(&control, &["web"], "trustme\n1234\n1234\n"),
+        NOT_CHANGED
+    );
+    daemon.crash();
+    std::fs::remove_dir_all(&tokens).unwrap();
+    std::fs::rename(&away, &tokens).unwrap();
+    daemon.start();
+    control.ok(&["start", "web", "--key=56789"]);
+    control.ok(&["stop", "web", "--key=56789"]);
+    daemon.wait_for("web", "STOPPED");
     for pin in ["1", "2"] {
         refused(pin, "CONTAINER_START_PASSWD_WRONG");
     }

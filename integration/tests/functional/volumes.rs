@@ -94,6 +94,9 @@ fn bound_files_of_the_existing_system_are_found_in_their_image() {
         guest
             .mounts
             .push(mount(Type::BindFile, "word", "/etc/motd", "none"));
+        guest
+            .mounts
+            .push(mount(Type::BindFileRw, "notes", "/mnt/scratch", "none"));
     });
     let shared = daemon.base().join("files_shared");
     fs::create_dir(&shared).unwrap();
@@ -101,6 +104,35 @@ fn bound_files_of_the_existing_system_are_found_in_their_image() {
     daemon.start();
     daemon.running("x", "files");
     assert_eq!(sh(&daemon, "x", "cat /etc/motd").out, "from before");
+    // One file system for the containers of this daemon and of the one before it.
+    daemon.crash();
+    daemon.start();
+    daemon.running("y", "files");
+    assert_eq!(sh(&daemon, "y", "echo y >>/mnt/scratch").status, 0);
+    assert_eq!(sh(&daemon, "x", "cat /mnt/scratch").out, "y\n");
+}
+
+#[test]
+fn only_a_block_device_is_taken_for_one_and_nothing_waits_for_a_fifo() {
+    let mut daemon = Daemon::default();
+    let fifo = daemon.path("fifo");
+    run(Command::new("mkfifo").arg(&fifo));
+    let secret = daemon.base().join("tokens/device.p12");
+    for (name, path) in [("fifo", &fifo), ("file", &secret)] {
+        let path = path.display().to_string();
+        daemon.add_guest(name, |guest| {
+            guest
+                .mounts
+                .push(mount(Type::Device, &path, "/mnt/x", "ext4"));
+        });
+        let uuid = daemon.create(&format!(
+            "name: \"{name}\"\nguest_os: \"{name}\"\ntoken_type: NONE\n"
+        ));
+        let refused = daemon
+            .control()
+            .refused(&["start", &uuid], "CONTAINER_START_EINTERNAL");
+        assert!(refused.err.contains("no block device"), "{refused:?}");
+    }
 }
 
 #[test]
@@ -226,7 +258,11 @@ fn a_device_is_copied_once_and_writable_only_when_it_says_so() {
         .args(["--find", "--show", image.to_str().unwrap()])
         .output()
         .unwrap();
-    let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let attached = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    // By a name of our own: the kernel gives the device to the next one who wants any.
+    let link = daemon.path("disk");
+    std::os::unix::fs::symlink(&attached, &link).unwrap();
+    let device = link.to_str().unwrap().to_owned();
     daemon.add_guest("readable", |guest| {
         guest
             .mounts
@@ -245,6 +281,9 @@ fn a_device_is_copied_once_and_writable_only_when_it_says_so() {
     });
     daemon.running("ro", "readable");
     daemon.running("rw", "writable");
+    // From here on the device is not needed any more.
+    run(Command::new("losetup").args(["--detach", &attached]));
+    fs::remove_file(&link).unwrap();
     assert_eq!(sh(&daemon, "ro", "cat /mnt/ro/word").out, "disk");
     assert_ne!(sh(&daemon, "ro", "echo x >/mnt/ro/word").status, 0);
     assert_eq!(sh(&daemon, "rw", "echo x >/mnt/rw/word").status, 0);
@@ -252,7 +291,6 @@ fn a_device_is_copied_once_and_writable_only_when_it_says_so() {
     daemon.wait_for("rw", "STOPPED");
     daemon.control().ok(&["start", "rw"]);
     assert_eq!(sh(&daemon, "rw", "cat /mnt/rw/word").out, "x\n");
-    run(Command::new("losetup").args(["--detach", &device]));
     let uuid = daemon.create("name: \"x\"\nguest_os: \"absent\"\ntoken_type: NONE\n");
     let refused = daemon
         .control()

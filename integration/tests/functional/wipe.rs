@@ -116,6 +116,24 @@ fn a_wipe_or_a_removal_that_was_interrupted_is_finished_by_the_next_daemon() {
 }
 
 #[test]
+fn a_container_that_was_not_wiped_completely_does_not_start_as_if_nothing_were() {
+    let (daemon, uuid) = prepared("");
+    start(&daemon);
+    stop(&daemon);
+    let mark = daemon.base().join(format!("containers/{uuid}.wiping"));
+    fs::write(&mark, "").unwrap();
+    let refused = daemon.control().refused(
+        &["start", "web", "--key=trustme"],
+        "CONTAINER_START_EINTERNAL",
+    );
+    assert!(refused.err.contains("wipe it again"), "{refused:?}");
+    daemon.control().ok(&["wipe", "web"]);
+    assert!(!mark.exists() && images(&daemon, &uuid).is_empty());
+    start(&daemon);
+    stop(&daemon);
+}
+
+#[test]
 fn the_key_of_a_container_never_lies_in_the_open() {
     use std::os::unix::fs::PermissionsExt;
     let (daemon, uuid) = prepared("");

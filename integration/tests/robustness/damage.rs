@@ -1,6 +1,9 @@
 //! Damaged files: each gives the right state and answer, none is silently replaced.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cml_integration::{
     Daemon,
@@ -97,6 +100,57 @@ fn a_damaged_image_makes_a_zombie_and_is_never_formatted() {
         daemon.control().ok(&["wipe", "web"]);
         start(&daemon);
         stop(&daemon);
+    }
+}
+
+/// The image of the volume `data`, or the file beside it.
+fn file(daemon: &Daemon, uuid: &str, name: &str) -> PathBuf {
+    let dir = daemon.base().join("containers").join(uuid);
+    dir.join(name)
+}
+
+#[test]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
+fn a_changed_byte_of_an_image_is_an_io_error_and_never_other_data() {
+    let (daemon, uuid) = prepared("");
+    start(&daemon);
+    // Most of the volume, so that the places below are of this file.
+    let write = "tr '\\0' A </dev/zero | head -c 12m >/data/x && sync";
+    assert_eq!(sh(&daemon, write).status, 0);
+    stop(&daemon);
+    let image = file(&daemon, &uuid, "data.img");
+    for mib in [3, 5, 11, 13] {
+        flip(&image, (mib << 20) + 1000);
+    }
+    start(&daemon);
+    let read = sh(&daemon, "cat /data/x >/dev/null");
+    assert_ne!(read.status, 0);
+    assert!(read.err.contains("Input/output error"), "{read:?}");
+    let others = "dd if=/data/x bs=1024 conv=noerror 2>/dev/null | tr -d A | wc -c";
+    assert_eq!(sh(&daemon, others).out.trim(), "0");
+    stop(&daemon);
+}
+
+#[test]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
+fn damaged_checksums_make_a_zombie_and_are_never_made_again() {
+    for damage in ["missing", "empty", "cut", "zeros", "flipped"] {
+        let (daemon, uuid) = used();
+        let meta = file(&daemon, &uuid, "data.meta.img");
+        let whole = fs::read(&meta).unwrap();
+        match damage {
+            "missing" => fs::remove_file(&meta).unwrap(),
+            "empty" => fs::write(&meta, "").unwrap(),
+            "cut" => fs::write(&meta, &whole[..whole.len() / 2]).unwrap(),
+            "zeros" => fs::write(&meta, vec![0; whole.len()]).unwrap(),
+            // All that is there but the superblock.
+            _ => {
+                let changed = whole.iter().enumerate();
+                let changed = changed.map(|(at, byte)| if at < 4096 { *byte } else { !byte });
+                fs::write(&meta, changed.collect::<Vec<_>>()).unwrap();
+            }
+        }
+        is_zombie(&daemon, &uuid);
     }
 }
 

@@ -25,6 +25,10 @@ pub enum Event {
     },
     /// A container was created or removed.
     ContainerListChanged,
+    /// A guest OS was installed or removed, or is trusted differently from now on.
+    GuestOsListChanged,
+    /// Another CA is trusted, or one is not any more.
+    RootsChanged,
 }
 
 /// Where events are published and subscribed to. Clones share the ring.

@@ -142,19 +142,23 @@ pub fn compose(
         enforce_validity: device.config.hostedmode,
         provisioned: provisioned.clone(),
     };
-    let port = ports.token.clone();
+    let (port, told) = (ports.token.clone(), events.clone());
     keep("token", &events, &tell, move |watch| {
-        port.bind(&Token::start(settings.clone(), watch));
+        port.bind(&Token::start(settings.clone(), told.clone(), watch));
     });
 
     let settings = cml_guestos::Settings {
         store: places.base.join("operatingsystems"),
         mounts: places.mounts.join("images"),
         accept_locally_signed: device.config.locally_signed_images(),
+        allow_sha1: device.config.allow_sha1_images(),
+        update_base_url: device.config.update_base_url().to_owned(),
+        reserve: device.config.free_space_reserve(),
     };
-    let (port, token) = (ports.guestos.clone(), handed.guestos_token);
+    let (port, token, told) = (ports.guestos.clone(), handed.guestos_token, events.clone());
     keep("guestos", &events, &tell, move |watch| {
-        port.bind(&GuestOs::start(settings.clone(), token.clone(), watch));
+        let (settings, token) = (settings.clone(), token.clone());
+        port.bind(&GuestOs::start(settings, token, told.clone(), watch));
     });
 
     let settings = cml_provisioning::Settings {

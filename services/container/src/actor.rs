@@ -440,10 +440,14 @@ impl One {
 
     /// A device that shuts down starts nothing any more, and nothing starts while it is being wiped.
     fn is_open(&self) -> Result<(), ContainerError> {
-        let reason = match (self.env.is_closing(), self.wiping) {
-            (true, _) => "cmld is shutting down",
-            (_, true) => "it is being wiped",
-            _ => return Ok(()),
+        let reason = if self.env.is_closing() {
+            "cmld is shutting down"
+        } else if self.wiping {
+            "it is being wiped"
+        } else if self.env.store.is_wiping(self.id) {
+            "it was not wiped completely; wipe it again"
+        } else {
+            return Ok(());
         };
         Err(ContainerError::Launch {
             id: self.id,

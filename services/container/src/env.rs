@@ -79,7 +79,7 @@ pub struct Env {
 const SHARED_FILES: &str = "files_shared";
 
 /// The image in which the existing system keeps the files that BIND_FILE mounts show (runtime.md 3.2).
-const SHARED_STORE: &str = "_store.img";
+pub(crate) const SHARED_STORE: &str = "_store.img";
 
 /// Shows the files of such an image where ours would lie, if there is one.
 fn shared_store(dir: &Path) -> Option<Mounted> {
@@ -88,8 +88,8 @@ fn shared_store(dir: &Path) -> Option<Mounted> {
         return None;
     }
     let mount = || {
-        let file = file::touch(&image, 0o600)?;
-        let device = loopdev::attach(&file, false)?;
+        // A container that has outlived its daemon may still show files of it.
+        let device = loopdev::attach_shared(&image)?;
         let restrict = Restrict {
             no_dev: true,
             no_exec: true,

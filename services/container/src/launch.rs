@@ -23,7 +23,7 @@ use cml_sys::{
 use cml_wire::{proto::ContainerConfig, text};
 
 use crate::{
-    env::Env,
+    env::{Env, SHARED_STORE},
     plan::{self, Planned, SERVICE_SOCKET, TreeSource},
     record::{Facts, Found, Record, Running, Undo, unwind},
     view::Guest,
@@ -110,8 +110,24 @@ impl Failed {
     }
 }
 
-/// Launches a container up to the point where its init runs. A failure undoes everything.
+/// Launches a container up to the point where its init runs. A failure undoes everything, and closes volumes
+/// that were kept.
 pub async fn launch(
+    env: &Arc<Env>,
+    id: ContainerId,
+    config: &ContainerConfig,
+    access: Access,
+) -> Result<Live, ContainerError> {
+    let keeps = !access.kept.is_empty();
+    let launched = prepare_and_launch(env, id, config, access).await;
+    if launched.is_err() && keeps {
+        let give_up = move |env: &Env| give_up(env, id, OpenVolumes::default());
+        env.in_turn(id, &env.groups, give_up).await?;
+    }
+    launched
+}
+
+async fn prepare_and_launch(
     env: &Arc<Env>,
     id: ContainerId,
     config: &ContainerConfig,
@@ -124,6 +140,7 @@ pub async fn launch(
     };
     let resolved = env.guestos.resolve.call(request).await?;
     let volumes = volumes_of(config, &resolved).map_err(|error| Failed::from(error).of(id))?;
+    let volumes = check_encryption(env, id, volumes).await?;
     copy_images(env, id, &resolved, &volumes).await?;
     let config = config.clone();
     env.in_turn(id, &env.storage, move |env| {
@@ -134,6 +151,20 @@ pub async fn launch(
             volumes: &volumes,
         };
         blocking_launch(env, &container, access)
+    })
+    .await?
+}
+
+/// Nothing is written for a container whose volumes cannot be encrypted; they come back.
+pub async fn check_encryption(
+    env: &Arc<Env>,
+    id: ContainerId,
+    volumes: Vec<Volume>,
+) -> Result<Vec<Volume>, ContainerError> {
+    env.in_turn(id, &env.storage, move |env| {
+        let checked = env.volumes.check_encryption(id, &volumes);
+        checked.map_err(|error| volume_failed(error).of(id))?;
+        Ok(volumes)
     })
     .await?
 }
@@ -179,7 +210,11 @@ async fn copy_images(
             image: image.clone(),
             into: into.into(),
         };
-        env.guestos.copy_image.call(copy).await?;
+        if let Err(error) = env.guestos.copy_image.call(copy).await {
+            let give_up = move |env: &Env| env.volumes.give_up_copy(id, &volume).map_err(failed);
+            env.in_turn(id, &env.storage, give_up).await??;
+            return Err(error.into());
+        }
         let finish = move |env: &Env| env.volumes.finish_copy(id, &volume).map_err(failed);
         env.in_turn(id, &env.storage, finish).await??;
     }
@@ -249,11 +284,14 @@ fn attempt_or_undo(
 ) -> Result<Live, Failed> {
     let id = container.id;
     let traces = env.volumes.traces(id, container.volumes);
-    // The volumes are closed after the guest has ended.
-    let undo = vec![
-        Undo::Volumes(traces.map_err(volume_failed)?),
-        Undo::Group(facts.group.clone()),
-    ];
+    let volumes = Undo::Volumes(traces.map_err(volume_failed)?);
+    // What an earlier run has left is undone with this one. The guest ends first, then its volumes are closed.
+    let mut undo = match env.records.read(id) {
+        Found::Record(earlier) => earlier.undo,
+        Found::Nothing | Found::Unreadable => Vec::new(),
+    };
+    undo.retain(|undo| matches!(undo, Undo::Volumes(_)) && *undo != volumes);
+    undo.extend([volumes, Undo::Group(facts.group.clone())]);
     let attempted = attempt(env, container, planned, undo.clone(), facts, access);
     attempted.map_err(|failed| match unwind(&undo) {
         Ok(()) => {
@@ -378,6 +416,9 @@ fn open_tree<'a>(
                 read_only: true,
             })
         }
+        TreeSource::File { name, .. } if name == SHARED_STORE => {
+            Err(format!("`{name}` is what the shared files lie in, and none of them").into())
+        }
         TreeSource::File { name, read_only } => {
             // A missing one is made (runtime.md 3.2).
             let file = file::touch(&env.shared_files().join(name), 0o644)?;
@@ -480,6 +521,19 @@ pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVo
     }
     drop(images);
     kept
+}
+
+/// Undoes what an earlier run of a container that does not run has left.
+pub fn settle(env: &Env, id: ContainerId) -> Result<(), ContainerError> {
+    let Found::Record(record) = env.records.read(id) else {
+        return Ok(());
+    };
+    unwind(&record.undo).map_err(|reason| ContainerError::Store {
+        path: id.to_string(),
+        reason,
+    })?;
+    env.records.remove(id);
+    Ok(())
 }
 
 /// Closes volumes that were kept for a reboot that does not happen.

@@ -13,6 +13,7 @@ mod env;
 mod exec;
 pub mod fsm;
 mod guest_service;
+mod guestos;
 mod ids;
 mod launch;
 mod load;

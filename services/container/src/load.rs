@@ -16,7 +16,8 @@ use cml_wire::{
 };
 
 use crate::{
-    check::check, env::Env, launch, one::Reconfigure, record::Found, view::Guest, volumes::spec,
+    check::check, env::Env, launch, one::Reconfigure, record::Found, unlock::holder, view::Guest,
+    volumes::spec,
 };
 
 /// A configuration that was read, verified and checked.
@@ -121,7 +122,11 @@ impl Env {
     }
 
     /// What the guest OS makes of the container; `None` when it is not installed.
-    async fn guest(self: &Arc<Self>, id: ContainerId, config: &ContainerConfig) -> Option<Guest> {
+    pub(crate) async fn guest(
+        self: &Arc<Self>,
+        id: ContainerId,
+        config: &ContainerConfig,
+    ) -> Option<Guest> {
         let installed = self.installed(config).await.ok()?;
         let mounts = &installed.config.mounts;
         // Of volumes that cannot be a start will speak.
@@ -194,16 +199,23 @@ impl Env {
         })
     }
 
-    /// Another configuration for a container, stored.
+    /// Another configuration for a container, stored. What the one token has protected the other cannot open
+    /// (runtime.md 3.9): where that changes, the container is marked as to be wiped.
     pub(crate) async fn update(
         self: &Arc<Self>,
         request: UpdateConfig,
+        present: &ContainerConfig,
     ) -> Result<Reconfigure, ContainerError> {
         let prepared = self.prepared(request.id, request.config, request.signature);
         let prepared = prepared.await?;
         let (id, bytes, signature) = (request.id, prepared.bytes, prepared.signature);
+        let wipes = holder(id, &prepared.config)? != holder(id, present).unwrap_or_default();
         self.in_turn(id, &self.storage, move |env| {
-            env.store.replace(id, &bytes, signature.as_ref())
+            env.store.replace(id, &bytes, signature.as_ref())?;
+            match wipes {
+                true => env.store.begin_wipe(id),
+                false => Ok(()),
+            }
         })
         .await??;
         Ok(Reconfigure {
@@ -215,7 +227,10 @@ impl Env {
     /// Deletes everything that a stopped container has on disk. It exists until the first of these steps is
     /// done; its key and token go next, without which nothing of the rest can be read any more.
     pub(crate) async fn delete(self: &Arc<Self>, id: ContainerId) -> Result<(), ContainerError> {
-        let begin = move |env: &Self| env.store.begin_removal(id);
+        let begin = move |env: &Self| {
+            launch::settle(env, id)?;
+            env.store.begin_removal(id)
+        };
         self.in_turn(id, &self.storage, begin).await??;
         self.token.forget.call(Forget { container: id }).await?;
         self.in_turn(id, &self.storage, move |env| env.store.remove(id))
@@ -237,7 +252,10 @@ impl Env {
     /// Deletes what a container has stored; it keeps its configuration and its PIN. Its key goes first:
     /// without it nothing of the rest can be read any more.
     pub(crate) async fn wipe(self: &Arc<Self>, id: ContainerId) -> Result<(), ContainerError> {
-        let begin = move |env: &Self| env.store.begin_wipe(id);
+        let begin = move |env: &Self| {
+            launch::settle(env, id)?;
+            env.store.begin_wipe(id)
+        };
         self.in_turn(id, &self.storage, begin).await??;
         self.token
             .destroy_key

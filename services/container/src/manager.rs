@@ -4,14 +4,14 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use cml_bus::{
     actor::{
-        Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseActFuture,
+        Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture,
         ResponseFuture, WrapFuture, fut, spawn,
     },
     api::{
         container::{
             ChangePin, Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds,
-            Reload, Remove, SetFrozen, Shutdown, Start, Status, Stop, StopAll, StoppedAll,
-            UpdateConfig, Wipe, WipeAll,
+            Reload, Remove, RemoveGuestOs, SetFrozen, Shutdown, Start, Status, Stop, StopAll,
+            StoppedAll, UpdateConfig, Wipe, WipeAll,
         },
         guestos::Rescan,
         token,
@@ -35,6 +35,7 @@ use crate::{
     entry::Entry,
     env::Env,
     fsm::State,
+    guestos::Followup,
     load::Loaded,
     one::{OnePort, Reconfigure},
     unlock::holder,
@@ -129,6 +130,28 @@ impl Manager {
         self.entries.push(Entry { id, port, view });
     }
 
+    /// Follows what becomes of the guest OSes, one event after the other.
+    fn follow(&self, context: &mut Context<Self>) {
+        let (env, mut events, me) = (
+            self.env.clone(),
+            self.env.events.subscribe(),
+            context.address(),
+        );
+        let follow = async move {
+            // What has become obsolete while nobody looked.
+            env.purge_guestos().await;
+            while let Some(followup) = Followup::next(&mut events).await {
+                if followup == Followup::Reassess
+                    && let Ok(Ok(entries)) = me.send(Entries).await
+                {
+                    env.reassess(entries).await;
+                }
+                env.purge_guestos().await;
+            }
+        };
+        context.spawn(follow.into_actor(self));
+    }
+
     /// Takes over what is new on disk. What changed of the others, and what is gone, comes back: their actors
     /// have to be asked.
     fn refresh(&mut self, loaded: Vec<Loaded>) -> Refreshed {
@@ -185,6 +208,7 @@ impl Actor for Manager {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
+        self.follow(context);
         let env = self.env.clone();
         let load = async move {
             let loaded = env.load_all().await.unwrap_or_else(|error| {
@@ -211,6 +235,37 @@ impl Actor for Manager {
         // Nothing is answered from a half-read list. The services asked meanwhile lie below this one and
         // never ask back (bus/order.rs), so the wait cannot become a circle.
         context.wait(load);
+    }
+}
+
+/// The containers at this moment: what the manager asks itself between two events.
+#[derive(Debug)]
+struct Entries;
+
+impl Message for Entries {
+    type Result = Result<Vec<Entry>, ContainerError>;
+}
+
+impl Handler<Entries> for Manager {
+    type Result = Result<Vec<Entry>, ContainerError>;
+
+    fn handle(&mut self, _: Entries, _: &mut Context<Self>) -> Self::Result {
+        Ok(self.entries.clone())
+    }
+}
+
+impl Handler<RemoveGuestOs> for Manager {
+    type Result = ResponseFuture<Result<(), ContainerError>>;
+
+    fn handle(&mut self, request: RemoveGuestOs, _: &mut Context<Self>) -> Self::Result {
+        let views = self.entries.iter().map(|entry| entry.view.borrow());
+        let running = views.map(|view| view.config.clone()).collect();
+        let (env, changes) = (self.env.clone(), self.changes.clone());
+        Box::pin(async move {
+            // No container comes to use it meanwhile.
+            let _turn = changes.lock().await;
+            env.remove_guestos(request.name, running).await
+        })
     }
 }
 
@@ -275,13 +330,14 @@ impl Handler<UpdateConfig> for Manager {
         let (env, changes) = (self.env.clone(), self.changes.clone());
         Box::pin(async move {
             let entry = entry?;
-            let _turn = changes.lock().await;
+            let turn = changes.lock().await;
             let present = entry.view.borrow().config.clone();
-            let reconfigure = env.update(request).await?;
+            let reconfigure = env.update(request, &present).await?;
             let answer = (entry.id, (*reconfigure.config).clone());
             entry.port.reconfigure.call(reconfigure).await?;
-            // What the one token has protected the other cannot open (runtime.md 3.9).
-            if holder(entry.id, &answer.1).ok() != holder(entry.id, &present).ok() {
+            // Nobody else's change waits for this.
+            drop(turn);
+            if env.store.is_wiping(entry.id) {
                 tracing::warn!(container = %entry.id, "another token: what it has stored is wiped");
                 entry.wipe().await?;
             }

@@ -24,6 +24,15 @@ pub struct Reconfigure {
     pub guest: Option<Guest>,
 }
 
+/// Its guest OS is another one, or is trusted differently, from its next start on.
+#[derive(Debug)]
+pub struct Reassess {
+    /// The configuration that was looked at; means nothing for another one.
+    pub config: Arc<ContainerConfig>,
+    /// What the guest OS makes of it now.
+    pub guest: Option<Guest>,
+}
+
 /// Delete everything that the container has stored. Only of one that does not run.
 #[derive(Debug)]
 pub struct WipeAtRest;
@@ -35,6 +44,7 @@ pub struct Retire;
 cml_bus::request!(Halt => (), ContainerError, "container.one.halt", 10 s);
 cml_bus::request!(Kill => (), ContainerError, "container.one.kill", 10 s);
 cml_bus::request!(Reconfigure => (), ContainerError, "container.one.reconfigure", 10 s);
+cml_bus::request!(Reassess => (), ContainerError, "container.one.reassess", 10 s);
 cml_bus::request!(WipeAtRest => (), ContainerError, "container.one.wipe", 120 s);
 cml_bus::request!(Retire => (), ContainerError, "container.one.retire", 10 s);
 
@@ -55,6 +65,8 @@ cml_bus::service_port! {
         kill: Kill,
         /// New configuration.
         reconfigure: Reconfigure,
+        /// Another guest OS for the same configuration.
+        reassess: Reassess,
         /// Delete what is stored.
         wipe: WipeAtRest,
         /// End the actor.

@@ -15,7 +15,8 @@ use cml_wire::proto::{ContainerConfig, ContainerTokenType, ContainerUsbType, Gue
 
 use crate::{
     env::Env,
-    volumes::spec::{self, has_encrypted},
+    launch::check_encryption,
+    volumes::spec::{self, Volume, has_encrypted},
 };
 
 /// What protects the container; `None` if nothing does.
@@ -88,17 +89,20 @@ pub async fn unlock(
     setup: bool,
     pin: Option<Pin>,
 ) -> Result<Option<Key>, ContainerError> {
-    let Some(holder) = holder(id, config)? else {
-        return Ok(None);
-    };
     let installed = env.installed(config).await?;
     if !has_encrypted(&installed.config, setup) {
         return authorise(env, id, config, pin).await.map(|()| None);
     }
+    let volumes = encrypted(config, &installed.config)?;
+    let volumes = check_encryption(env, id, volumes).await?;
+    let holder = holder(id, config)?.ok_or_else(|| ContainerError::Launch {
+        id,
+        reason: "its volumes must be encrypted, and token_type NONE has no key".into(),
+    })?;
     let pin = obtain(env, config, pin)
         .await?
         .ok_or(TokenError::WrongPin)?;
-    let create = is_new(env, id, config, installed.config.clone()).await?;
+    let create = is_new(env, id, volumes).await?;
     let release = ReleaseKey {
         holder,
         pin,
@@ -114,18 +118,23 @@ pub async fn unlock(
     }
 }
 
-/// Whether the container has nothing yet that only its key opens.
+/// What the container has, or will have, that only its key opens.
+fn encrypted(
+    config: &ContainerConfig,
+    guestos: &GuestOsConfig,
+) -> Result<Vec<Volume>, ContainerError> {
+    let mounts = guestos.mounts.iter().chain(&guestos.mounts_setup);
+    let mounts = mounts.filter(|mount| spec::is_encrypted(mount));
+    let volumes = spec::volumes(mounts, config);
+    volumes.map_err(|error| ContainerError::BadConfig(error.to_string()))
+}
+
+/// Whether it has nothing of that yet.
 async fn is_new(
     env: &Arc<Env>,
     id: ContainerId,
-    config: &ContainerConfig,
-    guestos: Arc<GuestOsConfig>,
+    volumes: Vec<Volume>,
 ) -> Result<bool, ContainerError> {
-    let mounts = guestos.mounts.iter().chain(&guestos.mounts_setup);
-    let volumes = spec::volumes(mounts, config);
-    let volumes = volumes.map_err(|error| ContainerError::BadConfig(error.to_string()))?;
-    env.in_turn(id, &env.storage, move |env| {
-        !env.volumes.any_encrypted(id, &volumes)
-    })
-    .await
+    let is_new = move |env: &Env| !env.volumes.any_encrypted(id, &volumes);
+    env.in_turn(id, &env.storage, is_new).await
 }

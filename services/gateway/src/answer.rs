@@ -5,6 +5,7 @@ use cml_bus::{
         container::{Configs, Reload, Status, WipeAll},
         guestos::List,
         provisioning::{Destroy, PullCsr, Reboot, SetProvisioned, Stats},
+        token::ListCas,
     },
     id::ContainerId,
 };
@@ -16,8 +17,8 @@ use crate::{
     translate_out,
 };
 
-/// The reply to the request, `None` where silence is the rule. `Exec` and `Logs` are not for this function
-/// (`exec::run`, `logs::run`).
+/// The reply to the request, `None` where silence is the rule. `Exec`, `Push` and `Logs` are not for this
+/// function (`exec::run`, `push::run`, `logs::run`).
 pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToController> {
     let container = &shared.ports.container;
     let device = &shared.ports.provisioning;
@@ -75,7 +76,22 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::Reboot => translate_out::rebooted(device.reboot.call(Reboot).await),
         Request::Stats => translate_out::stats(device.stats.call(Stats).await),
         Request::Destroy => translate_out::device(device.destroy.call(Destroy).await),
-        Request::Exec(_) | Request::Logs(_) | Request::Input(_) | Request::Resize(..) => {
+        Request::RemoveGuestOs(request) => {
+            translate_out::plain(container.remove_guestos.call(request).await)
+        }
+        Request::RegisterCa(request) => {
+            translate_out::registered_ca(shared.ports.token.register_ca.call(request).await)
+        }
+        Request::ListCas => translate_out::ca_list(shared.ports.token.list_cas.call(ListCas).await),
+        Request::RemoveCa(request) => {
+            let removed = shared.ports.token.remove_ca.call(request).await;
+            translate_out::plain(removed.map_err(Into::into))
+        }
+        Request::Push(_)
+        | Request::Logs(_)
+        | Request::Exec(_)
+        | Request::Input(_)
+        | Request::Resize(..) => {
             return None;
         }
     })

@@ -14,6 +14,7 @@ mod inbox;
 mod logs;
 mod outbox;
 mod policy;
+mod push;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -107,6 +107,8 @@ const TABLE: &[Rule] = &[
     rule(Command::ContainerCmldHandlesPin, 0, 1, 1),
     rule(Command::ContainerDevAccess,      0, 0, 0),
     rule(Command::ContainerExecResize,     0, 0, 0),
+    rule(Command::CaList,                  0, 0, 1),
+    rule(Command::CaRemove,                0, 0, 0),
 ];
 
 /// The command with this number if this connection may send it, `None` if it must be refused.
@@ -180,6 +182,8 @@ mod tests {
 117 CONTAINER_CMLD_HANDLES_PIN + + + - - -
 118 CONTAINER_DEV_ACCESS + - - - - -
 1000 CONTAINER_EXEC_RESIZE + - - - - -
+1020 CA_LIST + - + - - -
+1021 CA_REMOVE + - - - - -
 ";
 
     fn columns(number: i32) -> Vec<bool> {

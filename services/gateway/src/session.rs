@@ -16,6 +16,7 @@ use crate::{
     logs,
     outbox::Outbox,
     policy::{self, Admission},
+    push,
     translate_in::{self, Refusal, Request},
     translate_out,
 };
@@ -151,6 +152,10 @@ impl Connection {
             Ok(Request::Logs(request)) => {
                 drop(permit);
                 return logs::run(request, self).await;
+            }
+            Ok(Request::Push(request)) => {
+                drop(permit);
+                return push::run(request, self).await;
             }
             Ok(request) => answer::answer(request, &self.shared).await,
             Err(refusal) => translate_out::refusal(refusal),

@@ -6,9 +6,10 @@
 use cml_bus::{
     api::{
         container::{
-            ChangePin, Create, Exec, PinEntry, Remove, SetFrozen, Signature, Start, Stop,
-            UpdateConfig, WindowSize, Wipe,
+            ChangePin, Create, Exec, PinEntry, Remove, RemoveGuestOs, SetFrozen, Signature, Start,
+            Stop, UpdateConfig, WindowSize, Wipe,
         },
+        guestos::Push,
         provisioning::PushCert,
         token,
     },
@@ -83,6 +84,16 @@ pub enum Request {
     Logs(LogsRequest),
     /// `DESTROY_SYSTEM`
     Destroy,
+    /// `PUSH_GUESTOS_CONFIG`
+    Push(PushRequest),
+    /// `REMOVE_GUESTOS`
+    RemoveGuestOs(RemoveGuestOs),
+    /// `REGISTER_NEWCA`, `REGISTER_LOCALCA`
+    RegisterCa(token::RegisterCa),
+    /// `CA_LIST`
+    ListCas,
+    /// `CA_REMOVE`
+    RemoveCa(token::RemoveCa),
     /// `CONTAINER_EXEC_CMD`
     Exec(ExecRequest),
     /// `CONTAINER_EXEC_INPUT`: never answered (protocol.md 3.3).
@@ -101,6 +112,15 @@ pub enum LogsRequest {
     },
     /// Delete these: the client says that it has stored them. Ours.
     Remove(Vec<String>),
+}
+
+/// A guest OS to be installed, and whether the client follows.
+#[derive(Debug)]
+pub struct PushRequest {
+    /// What the guest OS service is asked.
+    pub push: Push,
+    /// Tell how far it is. Clients that do not ask for it get the replies of protocol.md 6.5 alone.
+    pub progress: bool,
 }
 
 /// A command to run and how its output is wanted.
@@ -236,6 +256,29 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
             false => LogsRequest::Remove(std::mem::take(&mut message.remove_logs_named)),
         }),
         Command::DestroySystem => Request::Destroy,
+        Command::PushGuestosConfig => Request::Push(push(command, message)?),
+        Command::RemoveGuestos => Request::RemoveGuestOs(RemoveGuestOs {
+            name: message
+                .guestos_name
+                .take()
+                .ok_or(Refusal::Missing(command, "guestos_name"))?,
+        }),
+        Command::RegisterNewca | Command::RegisterLocalca => {
+            Request::RegisterCa(token::RegisterCa {
+                certificates: message
+                    .guestos_rootcert
+                    .take()
+                    .ok_or(Refusal::Missing(command, "guestos_rootcert"))?,
+                local: command == Command::RegisterLocalca,
+            })
+        }
+        Command::CaList => Request::ListCas,
+        Command::CaRemove => Request::RemoveCa(token::RemoveCa {
+            id: message
+                .ca_id
+                .take()
+                .ok_or(Refusal::Missing(command, "ca_id"))?,
+        }),
         Command::ContainerExecCmd => Request::Exec(exec(command, message)?),
         Command::ContainerExecInput => Request::Input(InputRequest {
             id: container(command, message)?,
@@ -314,6 +357,25 @@ fn config(
             certificate,
         });
     Ok((config, signature))
+}
+
+fn push(command: Command, message: &mut ControllerToDaemon) -> Result<PushRequest, Refusal> {
+    let field =
+        |value: &mut Option<Vec<u8>>, name| value.take().ok_or(Refusal::Missing(command, name));
+    Ok(PushRequest {
+        push: Push {
+            config: field(&mut message.guestos_config_file, "guestos_config_file")?,
+            signature: field(
+                &mut message.guestos_config_signature,
+                "guestos_config_signature",
+            )?,
+            certificate: field(
+                &mut message.guestos_config_certificate,
+                "guestos_config_certificate",
+            )?,
+        },
+        progress: message.want_progress.unwrap_or_default(),
+    })
 }
 
 fn exec(command: Command, message: &mut ControllerToDaemon) -> Result<ExecRequest, Refusal> {
@@ -594,11 +656,17 @@ mod tests {
 
     #[test]
     fn every_allowed_command_is_served_or_says_that_it_is_not() {
-        for number in 0..1001 {
+        for number in 0..1100 {
             let mut message = exec_message();
             message.command = number;
             message.container_config_file = Some(vec![]);
             message.device_cert = Some(vec![]);
+            message.guestos_config_file = Some(vec![]);
+            message.guestos_config_signature = Some(vec![]);
+            message.guestos_config_certificate = Some(vec![]);
+            message.guestos_rootcert = Some(vec![]);
+            message.guestos_name = Some("os".into());
+            message.ca_id = Some("id".into());
             (message.exec_cols, message.exec_rows) = (Some(1), Some(1));
             (message.device_pin, message.device_newpin) = (Some("o".into()), Some("n".into()));
             match (Command::try_from(number), request(&mut message, OPEN)) {

@@ -13,7 +13,8 @@ use cml_bus::{
     id::ContainerId,
 };
 use cml_wire::proto::{
-    ContainerConfig, ContainerStatus, DaemonToController, DeviceStats, LogMessage,
+    CaCertificate, ContainerConfig, ContainerStatus, DaemonToController, DeviceStats, LogMessage,
+    Progress,
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
@@ -72,6 +73,12 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
         Refusal::Missing(Command::ContainerExecCmd, "exec_args")
         | Refusal::FieldNotServed(Command::ContainerExecCmd, _) => exec_end(CANNOT_RUN, Some(text)),
         Refusal::Missing(Command::PushDeviceCert, _) => failure(Response::DeviceCertError, text),
+        Refusal::Missing(Command::PushGuestosConfig, _) => {
+            failure(Response::GuestosMgrInstallFailed, text)
+        }
+        Refusal::Missing(Command::RegisterNewca | Command::RegisterLocalca, _) => {
+            failure(Response::GuestosMgrRegisterCaError, text)
+        }
         Refusal::NoContainer(_)
         | Refusal::Missing(..)
         | Refusal::OutOfRange(..)
@@ -144,6 +151,8 @@ fn start_code(error: &ContainerError) -> Response {
             TokenError::BadNewPin(_)
             | TokenError::BadCertificate(_)
             | TokenError::BadSignature
+            | TokenError::BadCa(_)
+            | TokenError::NoSuchCa(_)
             | TokenError::BadRoot { .. }
             | TokenError::Identity { .. }
             | TokenError::BadDeviceCert(_) => Response::ContainerStartEinternal,
@@ -154,12 +163,18 @@ fn start_code(error: &ContainerError) -> Response {
             GuestOsError::NotInstalled { .. }
             | GuestOsError::BadImage { .. }
             | GuestOsError::Mount { .. }
+            | GuestOsError::BadConfig(_)
+            | GuestOsError::Downgrade { .. }
+            | GuestOsError::Installing(_)
+            | GuestOsError::Fetch { .. }
+            | GuestOsError::NoRoom { .. }
             | GuestOsError::Store { .. }
             | GuestOsError::Token(_) => Response::ContainerStartEinternal,
         },
         ContainerError::Bus(_) => Response::CmdFailed,
         ContainerError::NotRunning(_)
         | ContainerError::BadConfig(_)
+        | ContainerError::GuestOsInUse { .. }
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
         | ContainerError::Freeze { .. }
@@ -185,6 +200,8 @@ fn stop_code(error: &ContainerError) -> Response {
             | TokenError::KeyLost { .. }
             | TokenError::BadCertificate(_)
             | TokenError::BadSignature
+            | TokenError::BadCa(_)
+            | TokenError::NoSuchCa(_)
             | TokenError::BadRoot { .. }
             | TokenError::Identity { .. }
             | TokenError::BadDeviceCert(_) => Response::ContainerCtrlEinternal,
@@ -198,6 +215,7 @@ fn stop_code(error: &ContainerError) -> Response {
         | ContainerError::Damaged { .. }
         | ContainerError::AlreadyRunning(_)
         | ContainerError::BadConfig(_)
+        | ContainerError::GuestOsInUse { .. }
         | ContainerError::GuestOs(_)
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
@@ -224,6 +242,41 @@ pub fn guestos_list(result: Result<Vec<Installed>, GuestOsError>) -> DaemonToCon
                 .map(|one| one.config.as_ref().clone())
                 .collect(),
             ..bare(Code::GuestosConfigsList)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `PUSH_GUESTOS_CONFIG`: how it ended, or that it did not begin.
+pub fn installed(result: Result<(), GuestOsError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::GuestosMgrInstallCompleted),
+        Err(error) => failure(Response::GuestosMgrInstallFailed, error),
+    }
+}
+
+/// How far an installation is.
+pub fn installing(progress: Progress) -> DaemonToController {
+    DaemonToController {
+        progress: Some(progress),
+        ..response(Response::GuestosMgrInstallWaiting)
+    }
+}
+
+/// `REGISTER_NEWCA`, `REGISTER_LOCALCA`
+pub fn registered_ca(result: Result<(), TokenError>) -> DaemonToController {
+    match result {
+        Ok(()) => response(Response::GuestosMgrRegisterCaOk),
+        Err(error) => failure(Response::GuestosMgrRegisterCaError, error),
+    }
+}
+
+/// `CA_LIST`
+pub fn ca_list(result: Result<Vec<CaCertificate>, TokenError>) -> DaemonToController {
+    match result {
+        Ok(ca_certificates) => DaemonToController {
+            ca_certificates,
+            ..bare(Code::CaList)
         },
         Err(error) => failure(Response::CmdFailed, error),
     }
@@ -414,6 +467,8 @@ mod tests {
             },
             TokenError::BadCertificate(text()),
             TokenError::BadSignature,
+            TokenError::BadCa(text()),
+            TokenError::NoSuchCa(text()),
             TokenError::BadRoot {
                 path: text(),
                 reason: text(),
@@ -440,7 +495,23 @@ mod tests {
         ];
         all.extend(tokens().into_iter().map(ContainerError::Token));
         all.push(ContainerError::BadConfig(text()));
+        all.push(ContainerError::GuestOsInUse {
+            name: text(),
+            users: text(),
+        });
         let mut guestos = vec![
+            GuestOsError::BadConfig(text()),
+            GuestOsError::Downgrade {
+                name: text(),
+                version: 1,
+                newest: 2,
+            },
+            GuestOsError::Installing(text()),
+            GuestOsError::Fetch {
+                url: text(),
+                reason: text(),
+            },
+            GuestOsError::NoRoom { needed: 2, free: 1 },
             GuestOsError::NotInstalled {
                 name: text(),
                 version: Version::AtLeast(0),
@@ -518,7 +589,15 @@ mod tests {
                 internal,
                 internal,
                 internal,
+                internal,
+                internal,
                 "CMD_FAILED",
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
                 internal,
                 internal,
                 internal,
@@ -561,7 +640,15 @@ mod tests {
                 internal,
                 internal,
                 internal,
+                internal,
+                internal,
                 "CMD_FAILED",
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
+                internal,
                 internal,
                 internal,
                 internal,

@@ -1,32 +1,28 @@
 //! The guest OS actor: loads the store when it starts, and answers when it has.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use cml_bus::{
-    actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
+    actor::{
+        Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseActFuture,
+        ResponseFuture, WrapFuture,
+    },
     api::{
         guestos::{
-            CopyImage, Find, GuestOsError, Installed, List, Rescan, Resolve, Resolved,
-            ResolvedMount, Version,
+            CopyImage, Find, GuestOsError, Installation, Installed, List, Purge, Push, Remove,
+            Rescan, Resolve, Resolved, ResolvedMount, Version,
         },
         token::TokenPort,
     },
-    blocking::Pool,
-    error::BusError,
+    event::{Event, Events},
     supervisor::Watch,
 };
 use cml_sys::path::is_component;
-use cml_wire::{
-    proto::{ContainerTrust, GuestOsConfig, GuestOsMount, guest_os_mount::Type},
-    text,
-};
-use tokio::sync::watch;
+use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
+use tokio::sync::{broadcast::error::RecvError, oneshot};
 
 use crate::{
-    check::{check, has_image},
-    images::Images,
-    select::select,
-    store,
+    catalogue::Catalogue, check::has_image, images::Images, install::Installer, select::select,
 };
 
 /// What the service needs to know of the device.
@@ -38,55 +34,40 @@ pub struct Settings {
     pub mounts: PathBuf,
     /// Guest OSes that only the local CA vouches for are good enough.
     pub accept_locally_signed: bool,
-}
-
-type Catalogue = Arc<Vec<Installed>>;
-
-/// What loading needs; everything else of the actor stays where it is.
-#[derive(Debug, Clone)]
-struct Loader {
-    settings: Settings,
-    token: TokenPort,
-    files: Pool,
+    /// A SHA-1 is good enough where a configuration has no SHA-256.
+    pub allow_sha1: bool,
+    /// Where images come from if a configuration does not say it; may be empty.
+    pub update_base_url: String,
+    /// Percent of the disk that images leave free.
+    pub reserve: u32,
 }
 
 /// The guest OS service.
 #[derive(Debug)]
 pub struct GuestOs {
-    loader: Loader,
+    catalogue: Catalogue,
     images: Images,
-    /// `None` until the store was read for the first time.
-    catalogue: watch::Sender<Option<Catalogue>>,
+    installer: Installer,
+    events: Events,
     _watch: Watch,
 }
 
 impl GuestOs {
     /// Starts the actor on the current arbiter.
-    pub fn start(settings: Settings, token: TokenPort, watch: Watch) -> Addr<Self> {
-        let images = Images::new(settings.store.clone(), settings.mounts.clone());
+    pub fn start(settings: Settings, token: TokenPort, events: Events, watch: Watch) -> Addr<Self> {
+        let images = Images::new(
+            settings.store.clone(),
+            settings.mounts.clone(),
+            settings.allow_sha1,
+        );
+        let catalogue = Catalogue::new(settings, token, events.clone());
         Actor::start(Self {
-            loader: Loader {
-                settings,
-                token,
-                files: Pool::new("guest OS store", 1),
-            },
+            installer: Installer::new(catalogue.clone(), images.clone()),
+            catalogue,
             images,
-            catalogue: watch::Sender::new(None),
+            events,
             _watch: watch,
         })
-    }
-
-    /// The installed guest OSes, as soon as they are known.
-    fn loaded(&self) -> impl Future<Output = Result<Catalogue, GuestOsError>> + use<> {
-        let mut catalogue = self.catalogue.subscribe();
-        async move {
-            let loaded = catalogue.wait_for(Option::is_some).await;
-            // The sender lives as long as the actor.
-            loaded
-                .ok()
-                .and_then(|loaded| loaded.clone())
-                .ok_or(GuestOsError::Bus(BusError::ServerDeath("guestos")))
-        }
     }
 }
 
@@ -94,71 +75,50 @@ impl Actor for GuestOs {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        let loader = self.loader.clone();
         let catalogue = self.catalogue.clone();
-        let load = async move {
-            let loaded = loader.load().await.unwrap_or_else(|error| {
-                tracing::error!(%error, "the guest OS store cannot be read");
-                Catalogue::default()
-            });
-            catalogue.send_replace(Some(loaded));
+        let mut events = self.events.subscribe();
+        let follow = async move {
+            catalogue.open().await;
+            // Who vouches for whom changes with the roots (protocol.md 6.9).
+            loop {
+                match events.recv().await {
+                    Ok(Event::RootsChanged) | Err(RecvError::Lagged(_)) => {
+                        if let Err(error) = catalogue.rescan().await {
+                            tracing::error!(%error, "the guest OS store was not read again");
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
         };
-        context.spawn(load.into_actor(self));
+        context.spawn(follow.into_actor(self));
     }
 }
 
-impl Loader {
-    async fn load(&self) -> Result<Catalogue, GuestOsError> {
-        let store = self.settings.store.clone();
-        let entries = self.files.run(move || store::scan(&store)).await;
-        let mut installed = Vec::new();
-        for entry in entries.map_err(BusError::from)?? {
-            let stem = entry.stem.clone();
-            match self.verified(entry).await {
-                Ok(one) => installed.push(one),
-                Err(reason) => tracing::warn!(guestos = stem, reason, "guest OS skipped"),
-            }
-        }
-        tracing::info!(count = installed.len(), "guest OSes loaded");
-        Ok(Arc::new(installed))
-    }
-
-    /// The configuration from exactly the bytes whose signature was checked (SEC-09).
-    async fn verified(&self, entry: store::Entry) -> Result<Installed, String> {
-        let bytes = entry.signed.data.clone();
-        let verdict = self.token.verify_signature.call(entry.signed).await;
-        let trust = verdict.map_err(|error| error.to_string())?;
-        if trust == ContainerTrust::LocallySigned && !self.settings.accept_locally_signed {
-            return Err(
-                "only the local CA vouches for it, and device.conf does not have \
-                 `locally_signed_images: true`"
-                    .into(),
-            );
-        }
-        let config: GuestOsConfig = text::parse(&bytes).map_err(|error| error.to_string())?;
-        check(&config).map_err(|error| error.to_string())?;
-        if store::stem(&config) != entry.stem {
-            let inside = store::stem(&config);
-            return Err(format!("its configuration is that of `{inside}`"));
-        }
-        Ok(Installed {
-            config: Arc::new(config),
-            trust,
+fn find(list: &[Installed], name: &str, version: Version) -> Result<Installed, GuestOsError> {
+    select(list, name, version)
+        .cloned()
+        .ok_or_else(|| GuestOsError::NotInstalled {
+            name: shown(name),
+            version,
         })
+}
+
+/// No version of it is there.
+pub fn not_installed(name: &str) -> GuestOsError {
+    GuestOsError::NotInstalled {
+        name: shown(name),
+        version: Version::AtLeast(0),
     }
 }
 
 /// A hostile or overlong name is cut down to what an error message can carry.
-fn find(catalogue: &Catalogue, name: &str, version: Version) -> Result<Installed, GuestOsError> {
-    select(catalogue, name, version)
-        .cloned()
-        .ok_or_else(|| GuestOsError::NotInstalled {
-            name: match is_component(name) {
-                true => name.to_owned(),
-                false => name.escape_debug().take(64).collect(),
-            },
-            version,
-        })
+fn shown(name: &str) -> String {
+    match is_component(name) {
+        true => name.to_owned(),
+        false => name.escape_debug().take(64).collect(),
+    }
 }
 
 async fn resolve_mounts(
@@ -184,7 +144,7 @@ impl Handler<List> for GuestOs {
     type Result = ResponseFuture<Result<Vec<Installed>, GuestOsError>>;
 
     fn handle(&mut self, _: List, _: &mut Context<Self>) -> Self::Result {
-        let loaded = self.loaded();
+        let loaded = self.catalogue.loaded();
         Box::pin(async move { Ok(loaded.await?.to_vec()) })
     }
 }
@@ -193,7 +153,7 @@ impl Handler<Find> for GuestOs {
     type Result = ResponseFuture<Result<Installed, GuestOsError>>;
 
     fn handle(&mut self, request: Find, _: &mut Context<Self>) -> Self::Result {
-        let loaded = self.loaded();
+        let loaded = self.catalogue.loaded();
         Box::pin(async move { find(&loaded.await?, &request.name, request.version) })
     }
 }
@@ -202,7 +162,7 @@ impl Handler<Resolve> for GuestOs {
     type Result = ResponseFuture<Result<Resolved, GuestOsError>>;
 
     fn handle(&mut self, request: Resolve, _: &mut Context<Self>) -> Self::Result {
-        let loaded = self.loaded();
+        let loaded = self.catalogue.loaded();
         let images = self.images.clone();
         Box::pin(async move {
             let installed = find(&loaded.await?, &request.name, request.version)?;
@@ -244,12 +204,52 @@ impl Handler<Rescan> for GuestOs {
     type Result = ResponseFuture<Result<(), GuestOsError>>;
 
     fn handle(&mut self, _: Rescan, _: &mut Context<Self>) -> Self::Result {
-        let loader = self.loader.clone();
         let catalogue = self.catalogue.clone();
-        Box::pin(async move {
-            let loaded = loader.load().await?;
-            catalogue.send_replace(Some(loaded));
-            Ok(())
-        })
+        Box::pin(async move { catalogue.rescan().await })
+    }
+}
+
+impl Handler<Push> for GuestOs {
+    type Result = ResponseActFuture<Self, Result<Installation, GuestOsError>>;
+
+    /// The installation is the actor's own, so that it ends with it and not with the client.
+    fn handle(&mut self, request: Push, _: &mut Context<Self>) -> Self::Result {
+        let installer = self.installer.clone();
+        let accept = async move { installer.accept(request).await };
+        Box::pin(accept.into_actor(self).map(|order, actor, context| {
+            let order = order.inspect_err(|error| tracing::warn!(%error, "push refused"))?;
+            let (tell, outcome) = oneshot::channel();
+            let (progress, stem) = (order.meter.subscribe(), order.stem());
+            let installer = actor.installer.clone();
+            let install = async move {
+                let ended = installer.install(order).await;
+                match &ended {
+                    Ok(()) => tracing::info!(guestos = stem, "installed"),
+                    Err(error) => tracing::error!(guestos = stem, %error, "not installed"),
+                }
+                // A client that is gone need not know.
+                let _ = tell.send(ended);
+            };
+            context.spawn(install.into_actor(actor));
+            Ok(Installation { progress, outcome })
+        }))
+    }
+}
+
+impl Handler<Remove> for GuestOs {
+    type Result = ResponseFuture<Result<(), GuestOsError>>;
+
+    fn handle(&mut self, request: Remove, _: &mut Context<Self>) -> Self::Result {
+        let installer = self.installer.clone();
+        Box::pin(async move { installer.remove(&request.name).await })
+    }
+}
+
+impl Handler<Purge> for GuestOs {
+    type Result = ResponseFuture<Result<(), GuestOsError>>;
+
+    fn handle(&mut self, request: Purge, _: &mut Context<Self>) -> Self::Result {
+        let installer = self.installer.clone();
+        Box::pin(async move { installer.purge(&request.needed).await })
     }
 }

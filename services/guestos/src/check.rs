@@ -8,8 +8,8 @@ use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 /// A configuration that cannot be used although its signature is good.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadConfig {
-    /// The name would be a path.
-    #[error("the name {0:?} cannot be part of a file name")]
+    /// The name would be a path, or hidden among the files of the store.
+    #[error("the name {0:?} cannot be the beginning of a file name")]
     Name(String),
     /// Version 0 means "none" (protocol.md 6.4).
     #[error("the version must be above 0")]
@@ -36,7 +36,9 @@ pub enum BadConfig {
 
 /// Checks everything that later becomes part of a path, a mount or an argument.
 pub fn check(config: &GuestOsConfig) -> Result<(), BadConfig> {
-    if !is_component(&config.name) {
+    // Room for the version and for what the store puts in front of names.
+    let is_name = is_component(&config.name) && config.name.len() <= 200;
+    if !is_name || config.name.starts_with('.') {
         return Err(BadConfig::Name(config.name.clone()));
     }
     if config.version == 0 {
@@ -59,6 +61,9 @@ pub fn check(config: &GuestOsConfig) -> Result<(), BadConfig> {
     Ok(())
 }
 
+/// What the shared files lie in (runtime.md 3.2); a guest that wrote it would decide what all others see.
+const SHARED_STORE: &str = "_store.img";
+
 fn check_mount(mount: &GuestOsMount) -> Result<(), BadConfig> {
     // A DEVICE names its block device by an absolute path (runtime.md 3.2).
     let device = matches!(mount.mount_type(), Type::Device | Type::DeviceRw);
@@ -71,6 +76,10 @@ fn check_mount(mount: &GuestOsMount) -> Result<(), BadConfig> {
     }
     if !is_plain_absolute(&mount.mount_point) {
         return Err(BadConfig::MountPoint(mount.mount_point.clone()));
+    }
+    let bound = matches!(mount.mount_type(), Type::BindFile | Type::BindFileRw);
+    if bound && mount.image_file == SHARED_STORE {
+        return Err(BadConfig::Image(mount.image_file.clone()));
     }
     if mount.mount_data().contains('\0') {
         return Err(BadConfig::Nul("mount_data"));
@@ -172,6 +181,9 @@ mod tests {
                 .is_err()
             );
         }
+        for bad in [".commit-x", &"x".repeat(201)] {
+            assert!(changed(|c| c.name = bad.into()).is_err(), "{bad:?}");
+        }
         for bad in ["", "relative", "/a/../b", "/a\0"] {
             assert!(changed(|c| c.mounts[0].mount_point = bad.into()).is_err());
             assert!(changed(|c| c.init_path = Some(bad.into())).is_err());
@@ -199,6 +211,17 @@ mod tests {
             changed(|c| c.mounts[0].mount_data = Some("noload,errors=continue".into())),
             Ok(())
         );
+    }
+
+    #[test]
+    fn no_guest_writes_what_all_shared_files_lie_in() {
+        for kind in [Type::BindFile, Type::BindFileRw] {
+            let refused = changed(|c| {
+                c.mounts[0].set_mount_type(kind);
+                c.mounts[0].image_file = SHARED_STORE.into();
+            });
+            assert_eq!(refused, Err(BadConfig::Image(SHARED_STORE.into())));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Verified images, each mounted once for all its containers (design.md section 2, "Images").
 //!
-//! An image is hashed through the open file that is then mounted. As long as somebody holds a lease on
-//! the mount nothing is hashed again; when the last lease is dropped the mount goes away.
+//! An image is hashed through the open file that is then mounted, unless the kernel verifies every block
+//! when it is read (dm-verity). As long as somebody holds a lease on the mount nothing is hashed again;
+//! when the last lease is dropped the mount goes away.
 
 use std::{
     collections::HashMap,
@@ -23,43 +24,65 @@ use cml_bus::{
 use cml_sys::{image::Image, mount};
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 use rustix::fs::{Mode, OFlags};
-use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use crate::store;
+use crate::{
+    digest::Promise,
+    store,
+    verity::{self, Proof},
+};
 
 /// The lease on one image, as long as somebody holds it. The lock makes two starts at the same time verify
 /// the image once.
 type Slot = Arc<Mutex<Weak<ImageLease>>>;
+
+/// What a configuration says of the bytes of an image: size, hashes, root of the hash tree.
+type Identity = (u64, [String; 3]);
+
+fn identity(mount: &GuestOsMount) -> Identity {
+    let hashes = [
+        mount.image_sha2_256(),
+        mount.image_sha1(),
+        mount.image_verity_sha256(),
+    ];
+    (mount.image_size(), hashes.map(str::to_ascii_lowercase))
+}
 
 /// The images that are mounted.
 #[derive(Debug, Clone)]
 pub struct Images {
     store: PathBuf,
     mounts: PathBuf,
+    allow_sha1: bool,
     pool: Pool,
-    live: Arc<Mutex<HashMap<PathBuf, Slot>>>,
-    /// How many were ever mounted.
-    mounted: Arc<AtomicU64>,
+    /// By what they are, too: another configuration of the same version may want another image.
+    live: Arc<Mutex<HashMap<(PathBuf, Identity), Slot>>>,
 }
+
+/// How many were ever mounted by this process: a mount may outlive the service that made it.
+static MOUNTED: AtomicU64 = AtomicU64::new(0);
 
 /// What an image must be, and where it goes.
 struct Wanted {
     path: PathBuf,
     at: PathBuf,
+    allow_sha1: bool,
     mount: GuestOsMount,
+    /// What a device for it is called.
+    device: String,
 }
 
 impl Images {
     /// Images of this store, mounted below `mounts`.
-    pub fn new(store: PathBuf, mounts: PathBuf) -> Self {
+    pub fn new(store: PathBuf, mounts: PathBuf, allow_sha1: bool) -> Self {
+        verity::remove_stale();
         Self {
             store,
             mounts,
+            allow_sha1,
             // Two cores: hashing one image must not keep another start waiting.
             pool: Pool::new("images", 2),
             live: Arc::default(),
-            mounted: Arc::default(),
         }
     }
 
@@ -74,7 +97,7 @@ impl Images {
             .live
             .lock()
             .await
-            .entry(path.clone())
+            .entry((path.clone(), identity(mount)))
             .or_default()
             .clone();
         let mut slot = slot.lock().await;
@@ -82,11 +105,13 @@ impl Images {
             return Ok(lease);
         }
         // A directory of its own each time: the last lease on an earlier mount may be on its way out.
-        let number = self.mounted.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", mount.image_file);
+        let number = MOUNTED.fetch_add(1, Ordering::Relaxed);
+        let (stem, image) = (store::stem(config), &mount.image_file);
         let wanted = Wanted {
-            at: self.mounts.join(store::stem(config)).join(name),
+            device: verity::device_name(&stem, image, number),
+            at: self.mounts.join(stem).join(format!("{image}-{number}")),
             path,
+            allow_sha1: self.allow_sha1,
             mount: mount.clone(),
         };
         let lease = self.pool.run(move || verified_mount(&wanted)).await;
@@ -104,17 +129,31 @@ impl Images {
         into: OwnedFd,
     ) -> Result<(), GuestOsError> {
         let path = store::image_path(&self.store, config, &mount.image_file);
-        let mount = mount.clone();
+        let promise =
+            Promise::of(mount, self.allow_sha1).map_err(|reason| GuestOsError::BadImage {
+                path: path.display().to_string(),
+                reason,
+            })?;
         let copied = self
             .pool
-            .run(move || verified_copy(&path, &mount, into))
+            .run(move || verified_copy(&path, &promise, into))
             .await;
         copied.map_err(BusError::from)?
+    }
+
+    /// Whether an image in this directory is mounted, or about to be.
+    pub async fn in_use(&self, dir: &Path) -> bool {
+        let live = self.live.lock().await;
+        let mut of_dir = live.iter().filter(|((path, _), _)| path.starts_with(dir));
+        of_dir.any(|(_, slot)| match slot.try_lock() {
+            Ok(lease) => lease.strong_count() > 0,
+            Err(_) => true,
+        })
     }
 }
 
 /// Copies an image; what was copied is what was verified.
-fn verified_copy(path: &Path, mount: &GuestOsMount, into: OwnedFd) -> Result<(), GuestOsError> {
+fn verified_copy(path: &Path, promise: &Promise, into: OwnedFd) -> Result<(), GuestOsError> {
     let bad = |reason: String| GuestOsError::BadImage {
         path: path.display().to_string(),
         reason,
@@ -122,7 +161,7 @@ fn verified_copy(path: &Path, mount: &GuestOsMount, into: OwnedFd) -> Result<(),
     let image = Image::open(path).map_err(|error| bad(error.source.to_string()))?;
     let mut copy = File::from(into);
     let mut written = Ok(());
-    verify(&image, mount, |bytes| {
+    verify(&image, promise, |bytes| {
         if written.is_ok() {
             written = copy.write_all(bytes);
         }
@@ -137,7 +176,6 @@ fn verified_mount(wanted: &Wanted) -> Result<ImageLease, GuestOsError> {
         reason,
     };
     let image = Image::open(&wanted.path).map_err(|error| bad(error.source.to_string()))?;
-    verify(&image, &wanted.mount, |_| ()).map_err(bad)?;
     let unmountable = |reason: String| GuestOsError::Mount {
         path: wanted.path.display().to_string(),
         reason,
@@ -147,9 +185,27 @@ fn verified_mount(wanted: &Wanted) -> Result<ImageLease, GuestOsError> {
         Type::SharedRw => "",
         _ => wanted.mount.mount_data(),
     };
-    let mounted = image
-        .mount(&wanted.mount.fs_type, &mount::options(data), &wanted.at)
-        .map_err(|error| unmountable(error.to_string()))?;
+    let (fs_type, data) = (&wanted.mount.fs_type, mount::options(data));
+    let mounted = match verity::proof(&wanted.mount, verity::supported).map_err(bad)? {
+        Proof::Whole => {
+            let promise = Promise::of(&wanted.mount, wanted.allow_sha1).map_err(bad)?;
+            verify(&image, &promise, |_| ()).map_err(bad)?;
+            image
+                .mount(fs_type, &data, &wanted.at)
+                .map_err(|error| unmountable(error.to_string()))?
+        }
+        Proof::Tree(root) => {
+            check_size(&image, wanted.mount.image_size()).map_err(bad)?;
+            let tree = store::hash_path(&wanted.path);
+            verity::mount(&image, &tree, &root, &wanted.device, |device| {
+                cml_sys::image::mount_device(device, fs_type, &data, &wanted.at)
+            })
+            .map_err(|refused| match refused {
+                verity::Refused::Image(reason) => bad(reason),
+                verity::Refused::Mount(reason) => unmountable(reason),
+            })?
+        }
+    };
     let root = open_root(mounted.path()).map_err(|error| unmountable(error.to_string()))?;
     Ok(ImageLease::new(root, Box::new(mounted)))
 }
@@ -159,28 +215,24 @@ fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// Size and SHA-256 must be what the signed configuration says (protocol.md 6.7). SHA-1 alone vouches for
-/// nothing (runtime.md 9, number 54).
-fn verify(image: &Image, mount: &GuestOsMount, mut each: impl FnMut(&[u8])) -> Result<(), String> {
-    let size = image.size().map_err(|error| error.to_string())?;
-    if size != mount.image_size() {
-        let wanted = mount.image_size();
-        return Err(format!("it has {size} bytes instead of {wanted}"));
-    }
-    let wanted = hex::decode(mount.image_sha2_256()).unwrap_or_default();
-    if wanted.len() != <Sha256 as Digest>::output_size() {
-        return Err("the configuration has no image_sha2_256 for it".into());
-    }
-    let mut hash = Sha256::new();
+/// Size and hash must be what the signed configuration says (protocol.md 6.7).
+fn verify(image: &Image, promise: &Promise, mut each: impl FnMut(&[u8])) -> Result<(), String> {
+    check_size(image, promise.size)?;
+    let mut hasher = promise.hasher();
     image
         .read(|bytes| {
-            hash.update(bytes);
+            hasher.update(bytes);
             each(bytes);
         })
         .map_err(|error| error.to_string())?;
-    match hash.finalize().as_slice() == wanted {
+    Ok(promise.kept(hasher)?)
+}
+
+fn check_size(image: &Image, wanted: u64) -> Result<(), String> {
+    let size = image.size().map_err(|error| error.to_string())?;
+    match size == wanted {
         true => Ok(()),
-        false => Err("its SHA-256 is not the one of the configuration".into()),
+        false => Err(format!("it has {size} bytes instead of {wanted}")),
     }
 }
 
@@ -192,47 +244,23 @@ mod tests {
     /// SHA-256 of "abc", a test vector of FIPS 180-4.
     const ABC: &str = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD";
 
-    fn verdict(content: &str, mount: GuestOsMount) -> Result<(), String> {
+    fn verdict(content: &str) -> Result<(), String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.img");
         std::fs::write(&path, content).unwrap();
-        verify(&Image::open(&path).unwrap(), &mount, |_| ())
-    }
-
-    fn abc() -> GuestOsMount {
-        GuestOsMount {
+        let mount = GuestOsMount {
             image_size: Some(3),
             image_sha2_256: Some(ABC.into()),
             ..Default::default()
-        }
-    }
-
-    #[test]
-    fn exactly_the_promised_bytes_are_accepted_in_either_case_of_the_hash() {
-        assert_eq!(verdict("abc", abc()), Ok(()));
-        let lower = GuestOsMount {
-            image_sha2_256: Some(ABC.to_lowercase()),
-            ..abc()
         };
-        assert_eq!(verdict("abc", lower), Ok(()));
-        assert!(verdict("abd", abc()).unwrap_err().contains("SHA-256"));
-        assert!(verdict("abcd", abc()).unwrap_err().contains("4 bytes"));
+        let promise = Promise::of(&mount, false).unwrap();
+        verify(&Image::open(&path).unwrap(), &promise, |_| ())
     }
 
     #[test]
-    fn without_a_sha256_nothing_is_accepted() {
-        for hash in [
-            None,
-            Some(String::new()),
-            Some("zz".into()),
-            Some("00".into()),
-        ] {
-            let mount = GuestOsMount {
-                image_sha2_256: hash,
-                image_sha1: Some("a9993e364706816aba3e25717850c26c9cd0d89d".into()),
-                ..abc()
-            };
-            assert!(verdict("abc", mount).is_err());
-        }
+    fn exactly_the_promised_bytes_are_accepted() {
+        assert_eq!(verdict("abc"), Ok(()));
+        assert!(verdict("abd").unwrap_err().contains("SHA-256"));
+        assert!(verdict("abcd").unwrap_err().contains("4 bytes"));
     }
 }

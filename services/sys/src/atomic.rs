@@ -1,10 +1,11 @@
 //! Files that are either old or new, never half: write, fsync, rename, fsync of the directory.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io::Write,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::error::{Context, Error, Result};
@@ -32,12 +33,7 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("write", shown, "not a file path"));
     };
-    // The name starts with a dot and ends in no known suffix, so that no scan of a store takes a
-    // left-over for an entry.
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(".new");
-    let temporary = dir.join(temporary);
+    let temporary = dir.join(temporary(name));
     let result = (|| {
         let mut file = OpenOptions::new()
             .write(true)
@@ -59,6 +55,20 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<()> {
     result
 }
 
+/// The name of a file that is being written. It starts with a dot and ends in no known suffix, so that no scan
+/// of a store takes a left-over for an entry.
+fn temporary(name: &OsStr) -> OsString {
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(".new");
+    temporary
+}
+
+/// What a write of this file leaves when the power goes.
+pub(crate) fn left_over(path: &Path) -> Option<PathBuf> {
+    Some(path.with_file_name(temporary(path.file_name()?)))
+}
+
 /// Makes the entries of a directory durable.
 ///
 /// # Errors
@@ -69,11 +79,18 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
         .context("sync", dir.display())
 }
 
-/// Removes a file; that it is not there is fine.
+/// Removes a file and what an interrupted write of it has left; that it is not there is fine.
 ///
 /// # Errors
 /// What the kernel said otherwise.
 pub fn remove(path: &Path) -> Result<()> {
+    if let Some(left) = left_over(path) {
+        remove_one(&left)?;
+    }
+    remove_one(path)
+}
+
+fn remove_one(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other.context("remove", path.display()),
@@ -93,5 +110,16 @@ mod tests {
         fs::create_dir(dir.path().join(".conf.new")).unwrap();
         assert!(write(&path, b"new", 0o600).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn what_an_interrupted_write_has_left_goes_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("conf");
+        fs::write(dir.path().join(".conf.new"), "half").unwrap();
+        write(&path, b"new", 0o600).unwrap();
+        fs::write(dir.path().join(".conf.new"), "half").unwrap();
+        remove(&path).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -88,6 +88,38 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
+/// Opens a block device for reading, and nothing else: a FIFO would wait for ever, some character devices act
+/// when they are opened, and a file of the host is nobody's volume.
+///
+/// # Errors
+/// What the kernel said; anything but a block device is refused.
+pub fn open_block_device(path: &Path) -> Result<File> {
+    use std::os::unix::fs::FileTypeExt;
+    let refuse = || Error::invalid("open", path.display(), "it is no block device");
+    let before = std::fs::metadata(path).context("inspect", path.display())?;
+    if !before.file_type().is_block_device() {
+        return Err(refuse());
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .context("open", path.display())?;
+    let opened = file.metadata().context("inspect", path.display())?;
+    match opened.file_type().is_block_device() {
+        true => Ok(file),
+        false => Err(refuse()),
+    }
+}
+
+/// Opens a regular file for reading and writing.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_writable(path: &Path) -> Result<File> {
+    open_with(path, OpenOptions::new().read(true).write(true))
+}
+
 /// Destroys a file: its bytes are overwritten on the disk before its name goes. That it is not there is
 /// fine. What a disk that moves blocks about keeps of it is beyond anybody's reach from here; therefore
 /// nothing is ever stored in plain that this is meant to protect.
@@ -95,6 +127,13 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// What the kernel said; the file may still be there.
 pub fn shred(path: &Path) -> Result<()> {
+    if let Some(left) = crate::atomic::left_over(path) {
+        shred_one(&left)?;
+    }
+    shred_one(path)
+}
+
+fn shred_one(path: &Path) -> Result<()> {
     let shown = || path.display();
     let mut file = match open_with(path, OpenOptions::new().read(true).write(true)) {
         Err(error) if error.is_absence() => return Ok(()),

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     error::{Context, Result},
-    loopdev,
+    loopdev::{self, Loop},
     mount::Restrict,
     mounted::Mounted,
 };
@@ -67,12 +67,43 @@ impl Image {
     /// # Errors
     /// No loop device, or the content is not such a file system.
     pub fn mount(&self, fs_type: &str, options: &[(&str, &str)], at: &Path) -> Result<Mounted> {
-        let device = loopdev::attach(&self.file, true)?;
-        let restrict = Restrict {
-            read_only: true,
-            no_dev: true,
-            ..Restrict::default()
-        };
-        Mounted::new(&device.path, fs_type, options, restrict, at)
+        let device = self.attach()?;
+        mount_device(&device.path, fs_type, options, at)
     }
+
+    /// A read-only loop device of the same open file.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn attach(&self) -> Result<Loop> {
+        loopdev::attach(&self.file, true)
+    }
+
+    /// Its first bytes, as many as there are room for.
+    ///
+    /// # Errors
+    /// It is shorter, or what the kernel said.
+    pub fn start(&self, bytes: &mut [u8]) -> Result<()> {
+        self.file
+            .read_exact_at(bytes, 0)
+            .context("read", self.path.display())
+    }
+}
+
+/// Mounts the image on a block device as images are mounted: read-only, and without device files.
+///
+/// # Errors
+/// The content is not such a file system.
+pub fn mount_device(
+    device: &Path,
+    fs_type: &str,
+    options: &[(&str, &str)],
+    at: &Path,
+) -> Result<Mounted> {
+    let restrict = Restrict {
+        read_only: true,
+        no_dev: true,
+        ..Restrict::default()
+    };
+    Mounted::new(device, fs_type, options, restrict, at)
 }

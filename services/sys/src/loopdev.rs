@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     os::{
         fd::{AsFd, AsRawFd},
-        unix::ffi::OsStrExt,
+        unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
     thread::sleep,
@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Result};
 
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 
@@ -76,21 +77,58 @@ pub fn await_release(file: &Path, patience: Duration) -> Result<()> {
     Ok(())
 }
 
-/// The loop device that has a file.
+/// The loop device that has a file. The kernel's name of the file is no help: it is that in the mount namespace
+/// of whoever attached it, who may be gone.
 fn holder(file: &Path) -> Result<Option<PathBuf>> {
+    let found = match fs::metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.context("inspect", file.display())?,
+    };
+    let wanted = (encoded(found.dev()), found.ino());
     let blocks = Path::new("/sys/block");
-    let wanted = file.as_os_str().as_bytes();
     for entry in fs::read_dir(blocks).context("read", blocks.display())? {
         let entry = entry.context("read", blocks.display())?;
-        // Of other devices, and of one that is freed just now, there is no such file.
-        let Ok(backing) = fs::read(entry.path().join("loop/backing_file")) else {
+        // Other devices, and those without a file, have no such directory.
+        if !entry.path().join("loop").exists() {
             continue;
-        };
-        if backing.strip_suffix(b"\n") == Some(wanted) {
-            return Ok(Some(Path::new("/dev").join(entry.file_name())));
+        }
+        let device = Path::new("/dev").join(entry.file_name());
+        // One that is freed just now has no file any more.
+        if status(&device).is_some_and(|info| (info.device, info.inode) == wanted) {
+            return Ok(Some(device));
         }
     }
     Ok(None)
+}
+
+/// What the kernel has noted about a loop device.
+fn status(device: &Path) -> Option<LoopInfo> {
+    let device = File::open(device).ok()?;
+    let mut info = LoopInfo::default();
+    // SAFETY: `info` is a live `struct loop_info64`.
+    let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
+    (done == 0).then_some(info)
+}
+
+/// A device number as loop devices report it: `new_encode_dev` of linux/kdev_t.h.
+fn encoded(number: u64) -> u64 {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let (major, minor) = (u64::from(major), u64::from(minor));
+    (minor & 0xFF) | (major << 8) | ((minor & !0xFF) << 12)
+}
+
+/// The loop device that has a file for writing, or a new one. Two devices with one file would be two file
+/// systems that know nothing of each other.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_shared(file: &Path) -> Result<Loop> {
+    if let Some(path) = holder(file)? {
+        let device = OpenOptions::new().read(true).write(true).open(&path);
+        let device = device.context("open", path.display())?;
+        return Ok(Loop { device, path });
+    }
+    attach(crate::file::open_writable(file)?, false)
 }
 
 /// Binds a loop device to an open file.
@@ -133,4 +171,30 @@ pub fn attach(file: impl AsFd, read_only: bool) -> Result<Loop> {
         "loop device",
         "every free device was taken by someone else",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_is_known_by_what_it_is_and_not_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&path, [0; 4096]).unwrap();
+        fs::write(&other, [0; 4096]).unwrap();
+        assert_eq!(holder(&path).unwrap(), None);
+        // Only root has loop devices.
+        let Ok(device) = attach(File::open(&path).unwrap(), true) else {
+            return;
+        };
+        let renamed = dir.path().join("c");
+        fs::rename(&path, &renamed).unwrap();
+        assert_eq!(holder(&renamed).unwrap(), Some(device.path.clone()));
+        assert_eq!(holder(&other).unwrap(), None);
+        assert!(await_release(&renamed, Duration::ZERO).is_err());
+        drop(device);
+        await_release(&renamed, Duration::from_secs(10)).unwrap();
+    }
 }

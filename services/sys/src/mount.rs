@@ -44,6 +44,9 @@ impl Restrict {
     }
 }
 
+/// The action in the error of [`create`] when the kernel looked at the content and did not like it.
+pub const CREATE: &str = "create file system";
+
 /// A new file system that is mounted nowhere yet. Options are key and value, never a joined string
 /// (SEC-08); an empty value is a flag.
 ///
@@ -63,7 +66,7 @@ pub fn create(fs_type: &str, options: &[(&str, &str)], restrict: Restrict) -> Re
     }
     fsconfig_create(context.as_fd())
         .map_err(|error| detail(&context, error))
-        .context("create file system", fs_type)?;
+        .context(CREATE, fs_type)?;
     fsmount(
         context.as_fd(),
         FsMountFlags::FSMOUNT_CLOEXEC,

@@ -424,6 +424,26 @@ fn removal_waits_for_a_late_closer_as_long_as_it_was_told() {
 
 #[test]
 #[ignore = "needs device-mapper; run in the QEMU guest"]
+fn a_device_in_use_can_go_with_its_last_user() {
+    let images = Images::formatted(Mode::EncryptOnly);
+    let open = images.open(&key(0));
+    let user = File::open(open.path()).unwrap();
+    let control = Control::open().unwrap();
+    control.remove_when_unused("test").unwrap();
+    assert_eq!(control.status("test").unwrap(), "");
+    user.read_exact_at(&mut [0; 4096], HERE).unwrap();
+    drop(user);
+    let before = Instant::now();
+    while control.list().unwrap().contains(&"test".to_owned()) {
+        assert!(before.elapsed() < PATIENCE, "it stays");
+        thread::sleep(Duration::from_millis(5));
+    }
+    control.remove_when_unused("test").unwrap();
+    open.close();
+}
+
+#[test]
+#[ignore = "needs device-mapper; run in the QEMU guest"]
 fn a_device_has_a_node_while_it_exists_and_a_status_without_its_key() {
     let images = Images::formatted(Mode::IntegrityEncrypt);
     let open = images.open(&key(0));

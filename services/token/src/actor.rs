@@ -1,18 +1,21 @@
 //! The token actor: self-provisioning, PINs and signatures, none of which blocks the bus.
 
+use std::collections::HashMap;
+
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::token::{
-        ChangePin, DestroyKey, EnterPin, Forget, Identify, Identity, InstallCertificate,
-        ReleaseKey, TokenError, Unlock, VerifySignature,
+        ChangePin, DestroyKey, EnterPin, Forget, Holder, Identify, Identity, InstallCertificate,
+        ListCas, RegisterCa, ReleaseKey, RemoveCa, TokenError, TokenKind, Unlock, VerifySignature,
     },
     blocking::Pool,
     error::BusError,
+    event::{Event, Events},
     provisioned::Provisioned,
     secret::{Key, Pin},
     supervisor::Watch,
 };
-use cml_wire::proto::ContainerTrust;
+use cml_wire::proto::{CaCertificate, ContainerTrust};
 use tokio::sync::watch;
 
 use crate::{
@@ -35,10 +38,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn tokens(&self) -> Tokens {
-        Tokens::new(&self.places)
-    }
-
     /// The trusted roots, as strict as the mode of this moment wants it.
     fn roots(&self) -> Roots {
         Roots {
@@ -64,10 +63,18 @@ enum DeviceToken {
 #[derive(Debug)]
 pub struct Token {
     settings: Settings,
+    tokens: Tokens,
     device_token: watch::Sender<DeviceToken>,
     /// One job at a time: a flood of wrong PINs never takes more than one core (design.md section 3).
     derivation: Pool,
+    /// Deleting needs no PIN and never waits behind one.
+    files: Pool,
+    /// One for each PKCS#11 module: one that hangs holds up its own containers only.
+    modules: HashMap<String, Pool>,
     signatures: Pool,
+    /// Changes of the trusted roots, in turn.
+    roots: Pool,
+    events: Events,
     /// Each entry waits for whoever types; a client that is gone does not end the entry of another one.
     keypads: Pool,
     /// One at a time: whoever asks while the identity is being made gets it when it is there.
@@ -77,18 +84,24 @@ pub struct Token {
 
 impl Token {
     /// Starts the actor on the current arbiter. A device without a token gets one in the background.
-    pub fn start(settings: Settings, watch: Watch) -> Addr<Self> {
+    pub fn start(settings: Settings, events: Events, watch: Watch) -> Addr<Self> {
         wake_openssl();
         // Known at once, so that a device that has its token never says that it is being made.
-        let state = match settings.tokens().device().exists() {
+        let tokens = Tokens::new(&settings.places);
+        let state = match tokens.device().exists() {
             true => DeviceToken::Ready,
             false => DeviceToken::Making,
         };
         Actor::start(Self {
             settings,
+            tokens,
             device_token: watch::Sender::new(state),
             derivation: Pool::new("token derivation", 1),
+            files: Pool::new("token files", 8),
+            modules: HashMap::new(),
             signatures: Pool::new("token signatures", 2),
+            roots: Pool::new("token roots", 1),
+            events,
             keypads: Pool::new("keypads", 8),
             identity: Pool::new("device identity", 1),
             _watch: watch,
@@ -103,7 +116,7 @@ impl Actor for Token {
         if let DeviceToken::Ready = &*self.device_token.borrow() {
             return;
         }
-        let token = self.settings.tokens().device();
+        let token = self.tokens.device();
         let outcome = self.device_token.clone();
         // Its own pool, so that a PIN of a container's own token need not wait for the new key.
         let pool = Pool::new("token provisioning", 1);
@@ -142,18 +155,25 @@ fn provision(token: &Softtoken) -> Result<(), TokenError> {
 }
 
 impl Token {
-    /// Runs a job on the tokens, one at a time. `on_device` says whether it needs the token of the device.
-    fn derive<T: Send + 'static>(
-        &self,
-        on_device: impl FnOnce(&Tokens) -> bool + Send + 'static,
+    /// Runs a job with a PIN: on softtokens one at a time, on PKCS#11 tokens beside it. Without a holder the job is
+    /// about the token of the device.
+    fn with_pin<T: Send + 'static>(
+        &mut self,
+        holder: Option<&Holder>,
         job: impl FnOnce(&Tokens) -> Result<T, TokenError> + Send + 'static,
     ) -> ResponseFuture<Result<T, TokenError>> {
-        let tokens = self.settings.tokens();
+        let pool = match holder.map(|holder| &holder.kind) {
+            Some(TokenKind::Pkcs11 { module }) => {
+                let pools = self.modules.entry(module.clone());
+                pools.or_insert_with(|| Pool::new("PKCS#11 module", 1))
+            }
+            _ => &self.derivation,
+        };
+        let (pool, tokens, holder) = (pool.clone(), self.tokens.clone(), holder.cloned());
         let device_token = self.device_token.clone();
-        let pool = self.derivation.clone();
         Box::pin(async move {
             pool.run(move || {
-                if on_device(&tokens) {
+                if holder.is_none_or(|holder| tokens.needs_device(&holder)) {
                     let state = *device_token.borrow();
                     match state {
                         DeviceToken::Ready => {}
@@ -171,6 +191,20 @@ impl Token {
             .map_err(BusError::from)?
         })
     }
+
+    /// Runs a job that needs no PIN.
+    fn without_pin(
+        &self,
+        job: impl FnOnce(&Tokens) -> Result<(), TokenError> + Send + 'static,
+    ) -> ResponseFuture<Result<(), TokenError>> {
+        let (files, tokens) = (self.files.clone(), self.tokens.clone());
+        Box::pin(async move {
+            files
+                .run(move || job(&tokens))
+                .await
+                .map_err(BusError::from)?
+        })
+    }
 }
 
 impl Handler<Unlock> for Token {
@@ -178,10 +212,9 @@ impl Handler<Unlock> for Token {
 
     fn handle(&mut self, request: Unlock, _: &mut Context<Self>) -> Self::Result {
         let holder = request.holder.clone();
-        self.derive(
-            move |tokens| tokens.needs_device(&holder),
-            move |tokens| tokens.check(&request.holder, &request.pin),
-        )
+        self.with_pin(Some(&holder), move |tokens| {
+            tokens.check(&request.holder, &request.pin)
+        })
     }
 }
 
@@ -190,10 +223,9 @@ impl Handler<ReleaseKey> for Token {
 
     fn handle(&mut self, request: ReleaseKey, _: &mut Context<Self>) -> Self::Result {
         let holder = request.holder.clone();
-        self.derive(
-            move |tokens| tokens.needs_device(&holder),
-            move |tokens| tokens.release(&request.holder, &request.pin, request.create),
-        )
+        self.with_pin(Some(&holder), move |tokens| {
+            tokens.release(&request.holder, &request.pin, request.create)
+        })
     }
 }
 
@@ -201,10 +233,7 @@ impl Handler<DestroyKey> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: DestroyKey, _: &mut Context<Self>) -> Self::Result {
-        self.derive(
-            |_| false,
-            move |tokens| tokens.destroy_key(request.container),
-        )
+        self.without_pin(move |tokens| tokens.destroy_key(request.container))
     }
 }
 
@@ -213,14 +242,10 @@ impl Handler<ChangePin> for Token {
 
     fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
         let ChangePin { holder, old, new } = request;
-        let on_device = holder.clone();
-        self.derive(
-            move |tokens| on_device.is_none_or(|holder| tokens.needs_device(&holder)),
-            move |tokens| match &holder {
-                None => tokens.change_device(&old, &new),
-                Some(holder) => tokens.change_own(holder, &old, &new),
-            },
-        )
+        self.with_pin(holder.clone().as_ref(), move |tokens| match &holder {
+            None => tokens.change_device(&old, &new),
+            Some(holder) => tokens.change_own(holder, &old, &new),
+        })
     }
 }
 
@@ -244,7 +269,7 @@ impl Handler<Forget> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: Forget, _: &mut Context<Self>) -> Self::Result {
-        self.derive(|_| false, move |tokens| tokens.forget(request.container))
+        self.without_pin(move |tokens| tokens.forget(request.container))
     }
 }
 
@@ -283,6 +308,60 @@ impl Handler<InstallCertificate> for Token {
         Box::pin(async move {
             let job = pool.run(move || files.install(&request.certificate, &roots));
             job.await.map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<RegisterCa> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: RegisterCa, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool, events) = (
+            self.settings.roots(),
+            self.roots.clone(),
+            self.events.clone(),
+        );
+        Box::pin(async move {
+            let local = request.local;
+            let register = move || roots.register(&request.certificates, local);
+            if pool.run(register).await.map_err(BusError::from)?? {
+                tracing::info!(local, "a CA was registered");
+                events.publish(Event::RootsChanged);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Handler<ListCas> for Token {
+    type Result = ResponseFuture<Result<Vec<CaCertificate>, TokenError>>;
+
+    fn handle(&mut self, _: ListCas, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool) = (self.settings.roots(), self.roots.clone());
+        Box::pin(async move {
+            pool.run(move || roots.list())
+                .await
+                .map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<RemoveCa> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: RemoveCa, _: &mut Context<Self>) -> Self::Result {
+        let (roots, pool, events) = (
+            self.settings.roots(),
+            self.roots.clone(),
+            self.events.clone(),
+        );
+        Box::pin(async move {
+            let id = request.id.clone();
+            let remove = move || roots.remove(&request.id);
+            pool.run(remove).await.map_err(BusError::from)??;
+            tracing::warn!(id, "a CA is trusted no longer");
+            events.publish(Event::RootsChanged);
+            Ok(())
         })
     }
 }

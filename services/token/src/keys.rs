@@ -62,8 +62,10 @@ impl Keys {
                 KeyError::Card => unusable(&path, error),
                 KeyError::Token(error) => error,
             })?;
-        if !ring.is_current(&wrapped) {
-            self.write(&path, container, ring, &key)?;
+        if !ring.is_current(&wrapped)
+            && let Err(error) = self.write(&path, container, ring, &key)
+        {
+            tracing::error!(%error, "the key of a container keeps its old format");
         }
         Ok(key)
     }

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use self::slot::secret;
 use crate::{
-    keyfile::{ContainerKey, KeyError, Wraps},
+    keyfile::{ContainerKey, KEY_LENGTH, KeyError, Wraps},
     softtoken::unusable,
 };
 
@@ -93,6 +93,20 @@ impl Pkcs11Token {
         })
     }
 
+    /// Makes the key of a token that was not made completely; of a whole one nothing changes.
+    ///
+    /// # Errors
+    /// As [`Pkcs11Token::check`].
+    pub fn complete(&self, pin: &Pin) -> Result<(), TokenError> {
+        self.within(|module| {
+            let session = self.log_in(module, pin)?;
+            match self.keys(&session)?.is_empty() {
+                true => self.make_key(&session),
+                false => Ok(()),
+            }
+        })
+    }
+
     /// Whether the PIN opens the token.
     ///
     /// # Errors
@@ -149,24 +163,46 @@ impl Pkcs11Token {
             .filter(|(_, sealed)| sealed.len() >= TAG_BYTES)
             .ok_or(KeyError::Damaged)?;
         let mut nonce = *nonce;
-        let opened = self.within(|module| {
+        match self.decrypt(pin, &mut nonce, sealed)? {
+            Decrypted::Key(key) => Ok(key),
+            Decrypted::Refused => Err(KeyError::Damaged),
+            // It says so of wrong tags, and maybe of anything else: does it work at all just now?
+            Decrypted::Trouble => {
+                let probe = self.wrap(pin, &[0; KEY_LENGTH])?;
+                let probe = probe.strip_prefix(HEADER).unwrap_or_default();
+                let (nonce, sealed) = probe
+                    .split_first_chunk::<NONCE_BYTES>()
+                    .ok_or_else(|| self.unusable("it does not encrypt"))?;
+                match self.decrypt(pin, &mut nonce.clone(), sealed)? {
+                    Decrypted::Key(_) => Err(KeyError::Damaged),
+                    _ => Err(self.unusable("it does not decrypt just now").into()),
+                }
+            }
+        }
+    }
+
+    fn decrypt(
+        &self,
+        pin: &Pin,
+        nonce: &mut [u8; NONCE_BYTES],
+        sealed: &[u8],
+    ) -> Result<Decrypted, TokenError> {
+        self.within(|module| {
             let session = self.log_in(module, pin)?;
             let with = self.key(&session)?;
             let bound_to = self.identity();
-            let gcm = self.gcm(&mut nonce, &bound_to)?;
+            let gcm = self.gcm(nonce, &bound_to)?;
             match session.decrypt(&Mechanism::AesGcm(gcm), with, sealed) {
-                Ok(key) => Ok(Some(Zeroizing::new(key))),
-                // SoftHSM knows nothing better than a general error for a wrong tag.
+                Ok(key) => Ok(Decrypted::Key(Zeroizing::new(key))),
                 Err(Error::Pkcs11(
-                    RvError::EncryptedDataInvalid
-                    | RvError::EncryptedDataLenRange
-                    | RvError::GeneralError,
+                    RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange,
                     _,
-                )) => Ok(None),
+                )) => Ok(Decrypted::Refused),
+                // SoftHSM knows nothing better for a wrong tag.
+                Err(Error::Pkcs11(RvError::GeneralError, _)) => Ok(Decrypted::Trouble),
                 Err(error) => Err(self.failed(error)),
             }
-        });
-        opened?.ok_or(KeyError::Damaged)
+        })
     }
 
     /// Destroys everything on the token, the wrapping key first of all: what it has wrapped is lost.
@@ -268,6 +304,15 @@ fn key_template() -> Vec<Attribute> {
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
     ]
+}
+
+/// What a module made of a wrapped key.
+enum Decrypted {
+    Key(ContainerKey),
+    /// The bytes are damaged.
+    Refused,
+    /// It does not say why not.
+    Trouble,
 }
 
 /// A token with the PIN that opens it, for one piece of work.

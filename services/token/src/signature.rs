@@ -21,15 +21,17 @@ use openssl::{
     },
 };
 
+use crate::{certificate::may_sign, cms};
+
 /// Bytes of salt in a PSS signature: as many as the SHA-512 digest has (crypto.md 3.2).
 const PSS_SALT: i32 = 64;
 
 /// The root that every device trusts.
-const ROOT: &str = "ssig_rootca.cert";
+pub const ROOT: &str = "ssig_rootca.cert";
 /// Further trusted roots.
-const MORE_ROOTS: &str = "ca";
+pub const MORE_ROOTS: &str = "ca";
 /// The root whose signatures are only locally trusted.
-const LOCAL_ROOT: &str = "localca_rootca.cert";
+pub const LOCAL_ROOT: &str = "localca_rootca.cert";
 
 /// The trusted roots of a device.
 #[derive(Debug, Clone)]
@@ -52,8 +54,14 @@ impl Roots {
             .split_first()
             .ok_or_else(|| TokenError::BadCertificate("the file holds no certificate".into()))?;
         let trust = self.trust(leaf, others)?;
+        if !may_sign(leaf).map_err(TokenError::BadCertificate)? {
+            return Err(TokenError::BadCertificate(
+                "its extended key usage is not code signing".into(),
+            ));
+        }
         let key = leaf.public_key().map_err(bad)?;
-        match signed_by(&key, &request.data, &request.signature) {
+        let (data, signature) = (&request.data, &request.signature);
+        match signed_by(&key, data, signature) || cms::signed_by(leaf, data, signature) {
             true => Ok(trust),
             false => Err(TokenError::BadSignature),
         }
@@ -97,7 +105,7 @@ impl Roots {
     }
 
     /// `None` when the chain ends in one of the roots, otherwise why it does not.
-    fn leads_to(
+    pub(crate) fn leads_to(
         &self,
         leaf: &X509,
         others: &[X509],
@@ -155,7 +163,7 @@ fn signed_by(key: &PKey<Public>, data: &[u8], signature: &[u8]) -> bool {
 }
 
 /// Certificates of a file; none when there is no such file.
-fn read_roots(path: &Path) -> Result<Vec<X509>, TokenError> {
+pub fn read_roots(path: &Path) -> Result<Vec<X509>, TokenError> {
     let bad = |reason: String| TokenError::BadRoot {
         path: path.display().to_string(),
         reason,
@@ -167,9 +175,18 @@ fn read_roots(path: &Path) -> Result<Vec<X509>, TokenError> {
     }
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, TokenError> {
+/// The files of a directory, sorted; none when there is no such directory. What was being written when the
+/// power was cut has a hidden name.
+pub fn entries(dir: &Path) -> Result<Vec<PathBuf>, TokenError> {
     let list = || -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
+        let paths = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+        let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
+        paths.retain(|path| {
+            let name = path.file_name().unwrap_or_default();
+            !name.as_encoded_bytes().starts_with(b".")
+        });
+        paths.sort();
+        Ok(paths)
     };
     match list() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

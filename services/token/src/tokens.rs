@@ -1,6 +1,10 @@
 //! Whose token counts: that of the device, or the one that a container has of its own (design.md section 1).
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use cml_bus::{
     api::token::{Holder, TokenError, TokenKind},
@@ -44,6 +48,27 @@ pub struct Tokens {
     modules: PathBuf,
     format: Format,
     require_pairing: bool,
+    locks: Arc<Locks>,
+}
+
+/// Whoever changes the key of a container does so alone. A token that hangs holds up its own container only.
+#[derive(Debug, Default)]
+struct Locks(Mutex<HashMap<ContainerId, Arc<Mutex<()>>>>);
+
+impl Locks {
+    fn of(&self, container: ContainerId) -> Arc<Mutex<()>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.entry(container).or_default().clone()
+    }
+
+    fn forget(&self, container: ContainerId) {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.remove(&container);
+    }
+}
+
+fn hold(lock: &Mutex<()>) -> MutexGuard<'_, ()> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tokens {
@@ -55,6 +80,7 @@ impl Tokens {
             modules: places.modules.clone(),
             format: places.format,
             require_pairing: places.require_pairing,
+            locks: Arc::default(),
         }
     }
 
@@ -95,6 +121,8 @@ impl Tokens {
     /// As [`Tokens::check`]; `KeyLost` if the key is missing or damaged.
     pub fn release(&self, holder: &Holder, pin: &Pin, create: bool) -> Result<Key, TokenError> {
         let container = holder.container;
+        let lock = self.locks.of(container);
+        let _held = hold(&lock);
         let key = match self.pkcs11(holder) {
             None => {
                 let ring = self.open(container, pin)?;
@@ -150,6 +178,8 @@ impl Tokens {
     /// # Errors
     /// What the kernel said.
     pub fn destroy_key(&self, container: ContainerId) -> Result<(), TokenError> {
+        let lock = self.locks.of(container);
+        let _held = hold(&lock);
         self.keys.destroy(container)
     }
 
@@ -185,15 +215,10 @@ impl Tokens {
     pub fn change_own(&self, holder: &Holder, old: &Pin, new: &Pin) -> Result<(), TokenError> {
         is_good(new)?;
         let container = holder.container;
+        let lock = self.locks.of(container);
+        let _held = hold(&lock);
         if let Some(token) = self.pkcs11(holder) {
-            let (token, tries) = (token?, self.tries_of(container)?);
-            return match token.exists()? {
-                true => tries.spend(|| token.change(old, new)),
-                false => {
-                    tries.spend(|| is_first(old))?;
-                    token.provision(new)
-                }
-            };
+            return self.change_pkcs11(&token?, container, old, new);
         }
         let token = self.own(container);
         if token.exists() {
@@ -213,15 +238,45 @@ impl Tokens {
         self.keys.settle(container, &prepared.keyring)
     }
 
+    /// A token that is made anew is made whole, also when an earlier attempt broke off. One that is away must not
+    /// be replaced: only it opens the key that is there.
+    fn change_pkcs11(
+        &self,
+        token: &Pkcs11Token,
+        container: ContainerId,
+        old: &Pin,
+        new: &Pin,
+    ) -> Result<(), TokenError> {
+        let tries = self.tries_of(container)?;
+        let has_key = self.keys.exists(container);
+        if token.exists()? {
+            tries.spend(|| token.change(old, new))?;
+            return match has_key {
+                true => Ok(()),
+                false => token.complete(new),
+            };
+        }
+        if has_key {
+            return Err(unusable(
+                &self.modules,
+                "the token that opens the key of the container is not there; plug it in",
+            ));
+        }
+        tries.spend(|| is_first(old))?;
+        token.provision(new)
+    }
+
     /// Destroys the container's key and its own token.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn forget(&self, container: ContainerId) -> Result<(), TokenError> {
-        self.keys.destroy(container)?;
+        self.destroy_key(container)?;
         let token = self.own(container);
         tries(&token)?.clear()?;
-        token.destroy()
+        token.destroy()?;
+        self.locks.forget(container);
+        Ok(())
     }
 }
 

@@ -105,6 +105,13 @@ pub struct SetFrozen {
     pub frozen: bool,
 }
 
+/// Deletes a guest OS in all versions, unless a container uses it.
+#[derive(Debug)]
+pub struct RemoveGuestOs {
+    /// Its name.
+    pub name: String,
+}
+
 /// Stops every container, without a PIN: the daemon is about to end. The answer comes when all have
 /// stopped or their time is over.
 #[derive(Debug)]
@@ -238,6 +245,14 @@ pub enum ContainerError {
     /// The configuration cannot be accepted.
     #[error("the configuration is refused: {0}")]
     BadConfig(String),
+    /// A guest OS that containers use is not removed.
+    #[error("guest OS `{name}` is used by {users}; remove them first")]
+    GuestOsInUse {
+        /// Its name.
+        name: String,
+        /// The names of the containers.
+        users: String,
+    },
     /// The guest OS cannot be used.
     #[error(transparent)]
     GuestOs(#[from] GuestOsError),
@@ -281,7 +296,8 @@ pub enum ContainerError {
 crate::request!(Status => Vec<ContainerStatus>, ContainerError, "container.status", 10 s);
 crate::request!(Configs => Vec<(ContainerId, ContainerConfig)>, ContainerError, "container.configs", 10 s);
 crate::request!(Create => (ContainerId, ContainerConfig), ContainerError, "container.create", 60 s);
-crate::request!(UpdateConfig => (ContainerId, ContainerConfig), ContainerError, "container.update_config", 60 s);
+// Another kind of token ends the container and wipes it.
+crate::request!(UpdateConfig => (ContainerId, ContainerConfig), ContainerError, "container.update_config", 240 s);
 crate::request!(Remove => (), ContainerError, "container.remove", 60 s);
 crate::request!(Wipe => (), ContainerError, "container.wipe", 180 s);
 crate::request!(WipeAll => (), ContainerError, "container.wipe_all", 600 s);
@@ -294,6 +310,7 @@ crate::request!(Shutdown => (), ContainerError, "container.shutdown", 60 s);
 crate::request!(StopAll => StoppedAll, ContainerError, "container.stop_all", 60 s);
 crate::request!(ChangePin => (), ContainerError, "container.change_pin", 130 s);
 crate::request!(PinEntry => PinNeeds, ContainerError, "container.pin_entry", 10 s);
+crate::request!(RemoveGuestOs => (), ContainerError, "container.remove_guestos", 90 s);
 crate::request!(Exec => ExecSession, ContainerError, "container.exec", 30 s);
 
 crate::service_port! {
@@ -327,6 +344,8 @@ crate::service_port! {
         stop_all: StopAll,
         /// Another PIN.
         change_pin: ChangePin,
+        /// Delete a guest OS that no container uses.
+        remove_guestos: RemoveGuestOs,
         /// How the PIN is given.
         pin_entry: PinEntry,
         /// Run a command.

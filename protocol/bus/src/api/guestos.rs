@@ -2,7 +2,8 @@
 
 use std::{any::Any, fmt, os::fd::OwnedFd, sync::Arc};
 
-use cml_wire::proto::{ContainerTrust, GuestOsConfig, GuestOsMount};
+use cml_wire::proto::{ContainerTrust, GuestOsConfig, GuestOsMount, Progress};
+use tokio::sync::{oneshot, watch};
 
 use crate::{api::token::TokenError, error::BusError};
 
@@ -53,6 +54,42 @@ pub struct CopyImage {
 /// Reads the store again.
 #[derive(Debug)]
 pub struct Rescan;
+
+/// Installs or updates a guest OS. The answer comes when the configuration was verified and the installation
+/// has begun, or was refused.
+#[derive(Debug)]
+pub struct Push {
+    /// The configuration in text form.
+    pub config: Vec<u8>,
+    /// Its detached signature.
+    pub signature: Vec<u8>,
+    /// PEM: the signer first, then intermediates.
+    pub certificate: Vec<u8>,
+}
+
+/// An installation at work. It goes on when this is dropped.
+#[derive(Debug)]
+pub struct Installation {
+    /// How many bytes of the missing images are there; `total` is 0 until it is known.
+    pub progress: watch::Receiver<Progress>,
+    /// How it ended. Without an answer the service died.
+    pub outcome: oneshot::Receiver<Result<(), GuestOsError>>,
+}
+
+/// Deletes all versions of a guest OS. Whether a container uses it is the caller's business.
+#[derive(Debug)]
+pub struct Remove {
+    /// The name of the guest OS.
+    pub name: String,
+}
+
+/// Deletes versions that nobody needs: older than the newest one of that name, not in this list, and without
+/// a mounted image.
+#[derive(Debug)]
+pub struct Purge {
+    /// Name and version of what containers pin.
+    pub needed: Vec<(String, u64)>,
+}
 
 /// An installed guest OS whose signature was verified.
 #[derive(Debug, Clone)]
@@ -135,8 +172,43 @@ pub enum GuestOsError {
         /// What the kernel said.
         reason: String,
     },
-    /// The store cannot be read.
-    #[error("cannot read `{path}`: {reason}")]
+    /// A pushed configuration cannot be accepted.
+    #[error("the configuration is refused: {0}")]
+    BadConfig(String),
+    /// A pushed version is older than one that is installed.
+    #[error("guest OS `{name}` is installed in version {newest}; version {version} is older")]
+    Downgrade {
+        /// The name of the guest OS.
+        name: String,
+        /// What was pushed.
+        version: u64,
+        /// What is installed.
+        newest: u64,
+    },
+    /// One installation of a guest OS at a time.
+    #[error("guest OS `{0}` is being installed already; wait for its end")]
+    Installing(String),
+    /// An image could not be fetched.
+    #[error("cannot fetch `{url}`: {reason}")]
+    Fetch {
+        /// Where it should have come from.
+        url: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The images do not fit on the disk.
+    #[error(
+        "no room for the images: {needed} bytes are needed and {free} are free, apart from the \
+         reserve (`free_space_reserve` in device.conf)"
+    )]
+    NoRoom {
+        /// Bytes of all missing images.
+        needed: u64,
+        /// Bytes that may be taken.
+        free: u64,
+    },
+    /// The store cannot be read or written.
+    #[error("guest OS store, `{path}`: {reason}")]
     Store {
         /// The file or directory.
         path: String,
@@ -164,6 +236,9 @@ crate::request!(Find => Installed, GuestOsError, "guestos.find", 10 s);
 crate::request!(Resolve => Resolved, GuestOsError, "guestos.resolve", 300 s);
 crate::request!(CopyImage => (), GuestOsError, "guestos.copy_image", 300 s);
 crate::request!(Rescan => (), GuestOsError, "guestos.rescan", 60 s);
+crate::request!(Push => Installation, GuestOsError, "guestos.push", 60 s);
+crate::request!(Remove => (), GuestOsError, "guestos.remove", 60 s);
+crate::request!(Purge => (), GuestOsError, "guestos.purge", 60 s);
 
 crate::service_port! {
     /// What the holder may ask of the guest OS service.
@@ -178,5 +253,11 @@ crate::service_port! {
         copy_image: CopyImage,
         /// Read the store again.
         rescan: Rescan,
+        /// Install or update.
+        push: Push,
+        /// Delete all versions.
+        remove: Remove,
+        /// Delete obsolete versions.
+        purge: Purge,
     }
 }

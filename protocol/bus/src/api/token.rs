@@ -1,6 +1,6 @@
 //! The token service: PINs, keys and signatures. The only holder of secrets.
 
-use cml_wire::proto::ContainerTrust;
+use cml_wire::proto::{CaCertificate, ContainerTrust};
 
 use crate::{
     error::BusError,
@@ -90,7 +90,7 @@ pub struct Forget {
 pub struct VerifySignature {
     /// The exact bytes that were signed.
     pub data: Vec<u8>,
-    /// The raw signature.
+    /// The raw signature, or a detached CMS one.
     pub signature: Vec<u8>,
     /// PEM: the signer first, then intermediates.
     pub certificate: Vec<u8>,
@@ -129,6 +129,26 @@ pub struct Identity {
 pub struct InstallCertificate {
     /// PEM: that of the device first, then intermediates.
     pub certificate: Vec<u8>,
+}
+
+/// Trusts another CA from now on. Registering one twice changes nothing (crypto.md 3.6).
+#[derive(Debug)]
+pub struct RegisterCa {
+    /// PEM: a root, perhaps with CAs below it.
+    pub certificates: Vec<u8>,
+    /// As the CA whose signatures are only locally trusted; there can be one.
+    pub local: bool,
+}
+
+/// All trusted roots.
+#[derive(Debug)]
+pub struct ListCas;
+
+/// Trusts a registered CA no longer.
+#[derive(Debug)]
+pub struct RemoveCa {
+    /// As [`ListCas`] tells it.
+    pub id: String,
 }
 
 /// Why the token service refused.
@@ -174,7 +194,13 @@ pub enum TokenError {
     /// The signature does not match the bytes.
     #[error("the signature does not match the file")]
     BadSignature,
-    /// A root of trust cannot be read.
+    /// What was to be registered is no CA.
+    #[error("the CA is refused: {0}")]
+    BadCa(String),
+    /// No registered CA has this id.
+    #[error("there is no registered CA `{0}`; `control ca_list` shows them")]
+    NoSuchCa(String),
+    /// A root of trust cannot be read or stored.
     #[error("trusted root `{path}` cannot be used: {reason}")]
     BadRoot {
         /// The file.
@@ -210,6 +236,9 @@ crate::request!(VerifySignature => ContainerTrust, TokenError, "token.verify_sig
 // RSA keys take seconds.
 crate::request!(Identify => Identity, TokenError, "token.identify", 120 s);
 crate::request!(InstallCertificate => (), TokenError, "token.install_certificate", 120 s);
+crate::request!(RegisterCa => (), TokenError, "token.register_ca", 20 s);
+crate::request!(ListCas => Vec<CaCertificate>, TokenError, "token.list_cas", 20 s);
+crate::request!(RemoveCa => (), TokenError, "token.remove_ca", 20 s);
 
 crate::service_port! {
     /// What the holder may ask of the token service.
@@ -232,5 +261,11 @@ crate::service_port! {
         identify: Identify,
         /// The device's certificate.
         install_certificate: InstallCertificate,
+        /// Trust another CA.
+        register_ca: RegisterCa,
+        /// Which CAs are trusted.
+        list_cas: ListCas,
+        /// Trust one no longer.
+        remove_ca: RemoveCa,
     }
 }

@@ -14,7 +14,7 @@ use super::One;
 use crate::{
     exec::session,
     fsm::{Event, State},
-    one::{Halt, Kill, Reconfigure, Retire, WipeAtRest},
+    one::{Halt, Kill, Reassess, Reconfigure, Retire, WipeAtRest},
     plan,
 };
 
@@ -39,7 +39,9 @@ impl Handler<Start> for One {
                     Ok(one.apply_and_wait(event, |one| &mut one.starters, context))
                 }
                 Err(error) => {
-                    if let ContainerError::Damaged { .. } = error {
+                    // Another start may have been quicker; then its launch finds out by itself.
+                    let damaged = matches!(error, ContainerError::Damaged { .. });
+                    if damaged && one.admits(event).is_ok() {
                         one.report(Event::DataDamaged, context);
                     }
                     Err(error)
@@ -147,8 +149,8 @@ impl Handler<WipeAtRest> for One {
     type Result = ResponseFuture<Result<(), ContainerError>>;
 
     fn handle(&mut self, _: WipeAtRest, context: &mut Context<Self>) -> Self::Result {
-        let admitted = match self.state().is_at_rest() {
-            true => self.is_open(),
+        let admitted = match self.state().is_at_rest() && !self.wiping {
+            true => Ok(()),
             false => Err(ContainerError::AlreadyRunning(self.id)),
         };
         let wiped = admitted.map(|()| self.wipe(context));
@@ -163,6 +165,25 @@ impl Handler<Reconfigure> for One {
         self.next = Some(request);
         if self.state().is_at_rest() {
             self.reconfigure();
+        }
+        Ok(())
+    }
+}
+
+impl Handler<Reassess> for One {
+    type Result = Result<(), ContainerError>;
+
+    fn handle(&mut self, request: Reassess, _: &mut Context<Self>) -> Self::Result {
+        let waiting = self.next.as_ref().map(|next| next.config.clone());
+        let config = waiting.unwrap_or_else(|| self.config());
+        if *config == *request.config {
+            self.next = Some(Reconfigure {
+                config,
+                guest: request.guest,
+            });
+            if self.state().is_at_rest() {
+                self.reconfigure();
+            }
         }
         Ok(())
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use cml_bus::secret::Key;
-use cml_sys::mounted::Mounted;
+use cml_sys::{
+    mount::{self, Restrict},
+    mounted::Mounted,
+};
 use cml_wire::proto::CryptfsMode;
 use rustix::io::Errno;
 
@@ -55,12 +58,57 @@ impl VolumeError {
     /// system any more (crypto.md 5.3).
     pub fn unmountable(path: &Path, error: &cml_sys::Error) -> Self {
         const DAMAGE: [Errno; 3] = [Errno::IO, Errno::INVAL, Errno::UCLEAN];
-        let errno = error.errno().map(Errno::from_raw_os_error);
-        match errno.is_some_and(|errno| DAMAGE.contains(&errno)) {
+        let content = error.action == mount::CREATE;
+        match content && is_one_of(error, &DAMAGE) {
             true => Self::damaged(path, error),
             false => Self::failed(path, error),
         }
     }
+
+    /// Something in a volume that must be there. Other errors than that it is not may pass.
+    pub fn missing(path: &Path, error: &cml_sys::Error) -> Self {
+        const LOSS: [Errno; 5] = [
+            Errno::NOENT,
+            Errno::NOTDIR,
+            Errno::NODATA,
+            Errno::IO,
+            Errno::UCLEAN,
+        ];
+        match is_one_of(error, &LOSS) {
+            true => Self::damaged(path, error),
+            false => Self::failed(path, error),
+        }
+    }
+}
+
+fn is_one_of(error: &cml_sys::Error, errors: &[Errno]) -> bool {
+    let errno = error.errno().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| errors.contains(&errno))
+}
+
+/// Mounts the file system of a volume. What the kernel does not like about the options is no fault of the
+/// content: then they are left out, as the existing system does (runtime.md 3.2).
+pub fn mount(
+    device: &Path,
+    image: &Path,
+    (fs_type, options): (&str, &str),
+    restrict: Restrict,
+    at: &Path,
+) -> Result<Mounted, VolumeError> {
+    // Copies of one image have one identity.
+    let always: &[(&str, &str)] = match fs_type {
+        "xfs" => &[("nouuid", "")],
+        _ => &[],
+    };
+    let wanted = [always, &mount::options(options)].concat();
+    let attempt = |options: &[(&str, &str)]| Mounted::new(device, fs_type, options, restrict, at);
+    let mut mounted = attempt(&wanted);
+    if mounted.is_err() && wanted.len() > always.len() {
+        mounted = attempt(always).inspect(|_| {
+            tracing::warn!(image = %image.display(), options, "mounted without these options");
+        });
+    }
+    mounted.map_err(|error| VolumeError::unmountable(image, &error))
 }
 
 /// Where everything of one encrypted volume is.

@@ -3,6 +3,7 @@
 
 use std::{
     fs::File,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
@@ -21,12 +22,12 @@ use cml_wire::proto::CryptfsMode;
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    backend::{Backend, OpenVolume, Site, VolumeError},
+    backend::{Backend, OpenVolume, Site, VolumeError, mount},
     spec::Volume,
 };
 
 /// Says that the volumes of a container have the present tables and not those of before (crypto.md 5.2).
-const NOT_STACKED: &str = "not-stacked";
+pub(super) const NOT_STACKED: &str = "not-stacked";
 
 /// Bytes of a sector in all tables.
 const SECTOR: u64 = 512;
@@ -165,7 +166,7 @@ impl Backend for Dm {
         space::fill_with_zeros(&devices.path).map_err(failed)?;
         mkfs::make(&volume.fs_type, &devices.path, &[]).map_err(failed)?;
         if let Some(subvolume) = subvolume(volume) {
-            let (mounted, _) = mount(site, &devices.path, &volume.fs_type, &[])?;
+            let (mounted, _) = show(site, &devices.path, &volume.fs_type, "")?;
             mkfs::make_subvolume(&mounted.path().join(subvolume)).map_err(failed)?;
         }
         drop(devices);
@@ -178,10 +179,20 @@ impl Backend for Dm {
     fn open(&self, site: &Site, volume: &Volume, key: &Key) -> Result<OpenVolume, VolumeError> {
         // A table that is loaded over anything else would format it: that is a loss, not a new volume.
         let damaged = |reason: &str| VolumeError::damaged(&site.meta, reason);
-        let meta = File::open(&site.meta).map_err(|_| damaged("its checksums are missing"))?;
+        let meta = File::open(&site.meta).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => damaged("its checksums are missing"),
+            _ => VolumeError::failed(&site.meta, error),
+        })?;
         let size = std::fs::metadata(&site.image)
             .map_err(|error| VolumeError::failed(&site.image, error))?
             .len();
+        // The tags alone are 32 bytes for each sector.
+        if meta
+            .metadata()
+            .is_ok_and(|meta| meta.len() < size / SECTOR * 32)
+        {
+            return Err(damaged("a part of its checksums is missing"));
+        }
         match integrity::read(&meta) {
             Ok(Some(sectors)) if sectors == size / SECTOR => {}
             Ok(Some(_)) => return Err(damaged("it belongs to an image of another size")),
@@ -190,8 +201,8 @@ impl Backend for Dm {
         }
         let scheme = Scheme::of(site.image.parent().unwrap_or(Path::new("/")));
         let devices = self.map(site, key, scheme)?;
-        let data = options(&volume.options);
-        let (mounted, tree) = mount(site, &devices.path, &volume.fs_type, &data)?;
+        let options = &volume.options;
+        let (mounted, tree) = show(site, &devices.path, &volume.fs_type, options)?;
         devices.keep();
         Ok(OpenVolume::new(tree, false, mounted))
     }
@@ -227,22 +238,21 @@ fn attach(image: &Path) -> Result<(Loop, u64), VolumeError> {
     Ok((device, size))
 }
 
-fn mount(
+fn show(
     site: &Site,
     device: &Path,
     fs_type: &str,
-    options: &[(&str, &str)],
+    options: &str,
 ) -> Result<(Mounted, OwnedFd), VolumeError> {
     let restrict = Restrict {
         no_dev: true,
         ..Restrict::default()
     };
-    let mounted = Mounted::new(device, fs_type, options, restrict, &site.mount)
-        .map_err(|error| VolumeError::unmountable(&site.image, &error))?;
+    let kind = (fs_type, options);
+    let mounted = mount(device, &site.image, kind, restrict, &site.mount)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let tree = rustix::fs::open(mounted.path(), flags, Mode::empty());
-    let tree =
-        tree.map_err(|error| VolumeError::failed(&site.image, std::io::Error::from(error)))?;
+    let tree = tree.map_err(|error| VolumeError::failed(&site.image, io::Error::from(error)))?;
     Ok((mounted, tree))
 }
 

@@ -1,5 +1,6 @@
 //! Encryption by the file system itself, for kernels without device-mapper: names and contents of files are
-//! encrypted, but nothing tells whether somebody has changed them, and sizes and times can be seen.
+//! encrypted, but nothing tells whether somebody has changed them, and sizes, times, owners and extended
+//! attributes can be seen.
 //!
 //! An image is an ext4 of its own, so that a volume has a size and the file system below need not encrypt; in
 //! it there is one encrypted directory, which is what the container sees.
@@ -10,7 +11,7 @@ use cml_bus::secret::Key;
 use cml_sys::{
     fscrypt::{self, KEY_LENGTH, KeyId},
     loopdev, mkfs,
-    mount::{Restrict, options},
+    mount::Restrict,
     mounted::Mounted,
     path,
 };
@@ -21,7 +22,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::{
-    backend::{Backend, OpenVolume, Site, VolumeError},
+    backend::{Backend, OpenVolume, Site, VolumeError, mount},
     spec::Volume,
 };
 
@@ -56,7 +57,7 @@ impl Backend for Fscrypt {
     fn format(&self, site: &Site, volume: &Volume, key: &Key) -> Result<(), VolumeError> {
         let failed = |error: cml_sys::Error| VolumeError::failed(&site.image, error);
         mkfs::make("ext4", &site.image, &["-O", "encrypt"]).map_err(failed)?;
-        let (mounted, root) = mount(site, volume, &[])?;
+        let (mounted, root) = attach(site, volume, "")?;
         let id = add_key(&root, volume, key).map_err(failed)?;
         let directory = path::make_dir_in_root(&root, Path::new(DIRECTORY), Mode::from(0o755));
         let directory = directory
@@ -68,12 +69,12 @@ impl Backend for Fscrypt {
     }
 
     fn open(&self, site: &Site, volume: &Volume, key: &Key) -> Result<OpenVolume, VolumeError> {
-        let (mounted, root) = mount(site, volume, &options(&volume.options))?;
+        let (mounted, root) = attach(site, volume, &volume.options)?;
         let id = add_key(&root, volume, key);
         let id = id.map_err(|error| VolumeError::failed(&site.image, error))?;
-        let damaged = |error: cml_sys::Error| VolumeError::damaged(&site.image, error);
-        let directory = open_directory(&root).map_err(damaged)?;
-        if fscrypt::key_of(&directory).map_err(damaged)? != id {
+        let missing = |error: cml_sys::Error| VolumeError::missing(&site.image, &error);
+        let directory = open_directory(&root).map_err(missing)?;
+        if fscrypt::key_of(&directory).map_err(missing)? != id {
             let reason = "it was encrypted under another key";
             return Err(VolumeError::damaged(&site.image, reason));
         }
@@ -82,7 +83,7 @@ impl Backend for Fscrypt {
             Path::new(DIRECTORY),
             OFlags::PATH | OFlags::DIRECTORY,
         );
-        Ok(OpenVolume::new(tree.map_err(damaged)?, false, mounted))
+        Ok(OpenVolume::new(tree.map_err(missing)?, false, mounted))
     }
 
     fn devices(&self, _: &Site) -> Vec<String> {
@@ -94,11 +95,7 @@ impl Backend for Fscrypt {
     }
 }
 
-fn mount(
-    site: &Site,
-    volume: &Volume,
-    options: &[(&str, &str)],
-) -> Result<(Mounted, OwnedFd), VolumeError> {
+fn attach(site: &Site, volume: &Volume, options: &str) -> Result<(Mounted, OwnedFd), VolumeError> {
     let failed = |error: cml_sys::Error| VolumeError::failed(&site.image, error);
     let image = File::options().read(true).write(true).open(&site.image);
     let image = image.map_err(|error| VolumeError::failed(&site.image, error))?;
@@ -107,14 +104,13 @@ fn mount(
         no_dev: true,
         ..Restrict::default()
     };
-    let mounted = Mounted::new(
+    let mounted = mount(
         &device.path,
-        &volume.fs_type,
-        options,
+        &site.image,
+        (&volume.fs_type, options),
         restrict,
         &site.mount,
-    )
-    .map_err(|error| VolumeError::unmountable(&site.image, &error))?;
+    )?;
     let root = File::open(mounted.path());
     let root = root.map_err(|error| VolumeError::failed(&site.image, error))?;
     Ok((mounted, root.into()))

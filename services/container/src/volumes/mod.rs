@@ -82,6 +82,7 @@ pub struct Traces {
 impl Traces {
     /// Closes what is still open. The guest must have ended.
     pub fn remove(&self) -> Result<(), String> {
+        let mut failures = Vec::new();
         for at in &self.mounts {
             // After a crash of the daemon its mounts are gone with it.
             let _ = mount::detach(at);
@@ -90,17 +91,19 @@ impl Traces {
         }
         if !self.devices.is_empty() {
             let control = Control::open().map_err(|error| error.to_string())?;
-            let remove = |device: &String| control.remove(device, PATIENCE);
-            self.devices
-                .iter()
-                .try_for_each(remove)
-                .map_err(|error| error.to_string())?;
+            let remove = |device: &String| control.remove(device, PATIENCE).err();
+            failures.extend(self.devices.iter().filter_map(remove));
         }
-        let release = |image: &PathBuf| loopdev::await_release(image, PATIENCE);
-        self.images
-            .iter()
-            .try_for_each(release)
-            .map_err(|error| error.to_string())
+        // What a device could not let go of is not worth waiting for.
+        if failures.is_empty() {
+            let release = |image: &PathBuf| loopdev::await_release(image, PATIENCE).err();
+            failures.extend(self.images.iter().filter_map(release));
+        }
+        let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(failures.join("; ")),
+        }
     }
 }
 
@@ -188,6 +191,13 @@ impl Volumes {
             Content::Encrypted { .. } => self.made_with_another(id, &volume.name).is_some(),
             _ => self.file(id, &volume.name, IMAGE).exists(),
         }
+    }
+
+    /// Whether everything that must be encrypted can be; asked before anything is written.
+    pub fn check_encryption(&self, id: ContainerId, volumes: &[Volume]) -> Result<(), VolumeError> {
+        let encrypted = |volume: &&Volume| matches!(volume.content, Content::Encrypted { .. });
+        let mut encrypted = volumes.iter().filter(encrypted);
+        encrypted.try_for_each(|volume| self.backend(id, volume).map(drop))
     }
 
     /// Whether there is room for those of the volumes that are not there yet.
@@ -355,18 +365,23 @@ impl Volumes {
         space::reserve(&new, bytes).map_err(failed)
     }
 
+    /// The copy was not completed.
+    pub fn give_up_copy(&self, id: ContainerId, volume: &Volume) -> Result<(), VolumeError> {
+        discard(&unfinished(&self.file(id, &volume.name, IMAGE)))
+    }
+
     /// The copy is complete and verified.
     pub fn finish_copy(&self, id: ContainerId, volume: &Volume) -> Result<(), VolumeError> {
         let image = self.file(id, &volume.name, IMAGE);
         let failed = |error: io::Error| VolumeError::failed(&image, error);
         let new = unfinished(&image);
-        fs::File::open(&new)
-            .and_then(|new| new.sync_all())
-            .map_err(failed)?;
         // The file system knows its copies apart by their identity alone.
         if volume.fs_type == "btrfs" {
             mkfs::renew_identity(&new).map_err(|error| VolumeError::failed(&image, error))?;
         }
+        fs::File::open(&new)
+            .and_then(|new| new.sync_all())
+            .map_err(failed)?;
         fs::rename(&new, &image).map_err(failed)?;
         atomic::sync_dir(&self.dir(id)).map_err(|error| VolumeError::failed(&image, error))
     }
@@ -390,7 +405,10 @@ impl Volumes {
                 fs::remove_file(&path).map_err(|error| VolumeError::failed(&path, error))?;
             }
         }
-        atomic::sync_dir(&dir).map_err(|error| VolumeError::failed(&dir, error))?;
+        // Last: until then it says how the images have to be read. Whoever begins anew gets a new one.
+        atomic::remove(&dir.join(dm::NOT_STACKED))
+            .and_then(|()| atomic::sync_dir(&dir))
+            .map_err(|error| VolumeError::failed(&dir, error))?;
         let mut left = fs::read_dir(&dir).map_err(failed)?.flatten();
         match left.find(|entry| {
             entry

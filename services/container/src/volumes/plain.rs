@@ -7,16 +7,11 @@ use std::{
     path::Path,
 };
 
-use cml_sys::{
-    loopdev,
-    mount::{Restrict, options},
-    mounted::Mounted,
-    space,
-};
+use cml_sys::{file, loopdev, mount::Restrict, space};
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    backend::{OpenVolume, VolumeError},
+    backend::{OpenVolume, VolumeError, mount},
     spec::{Content, Volume},
 };
 
@@ -26,10 +21,11 @@ pub fn copy_device(device: &Path, into: &Path) -> Result<(), VolumeError> {
         let shown = device.display();
         VolumeError::failed(into, format_args!("cannot copy `{shown}`: {error}"))
     };
-    let mut source = File::open(device).map_err(failed)?;
+    let source = file::open_block_device(device);
+    let mut source = source.map_err(|error| VolumeError::failed(into, error))?;
     let size = source.seek(SeekFrom::End(0)).map_err(failed)?;
     if size == 0 {
-        return Err(failed(io::Error::other("it is empty, or no block device")));
+        return Err(failed(io::Error::other("it is empty")));
     }
     source.rewind().map_err(failed)?;
     let mut copy = space::reserve(into, size).map_err(|error| VolumeError::failed(into, error))?;
@@ -47,8 +43,8 @@ pub fn open(image: &Path, volume: &Volume, at: &Path) -> Result<OpenVolume, Volu
             ..
         }
     );
-    let file = File::options().read(true).write(!read_only).open(image);
-    let file = file.map_err(failed)?;
+    let image_file = File::options().read(true).write(!read_only).open(image);
+    let file = image_file.map_err(failed)?;
     let device = loopdev::attach(&file, read_only);
     let device = device.map_err(|error| VolumeError::failed(image, error))?;
     let restrict = Restrict {
@@ -56,9 +52,13 @@ pub fn open(image: &Path, volume: &Volume, at: &Path) -> Result<OpenVolume, Volu
         no_dev: true,
         ..Restrict::default()
     };
-    let data = options(&volume.options);
-    let mounted = Mounted::new(&device.path, &volume.fs_type, &data, restrict, at)
-        .map_err(|error| VolumeError::unmountable(image, &error))?;
+    let mounted = mount(
+        &device.path,
+        image,
+        (&volume.fs_type, &volume.options),
+        restrict,
+        at,
+    )?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let tree = rustix::fs::open(mounted.path(), flags, Mode::empty());
     let tree = tree.map_err(|error| failed(error.into()))?;

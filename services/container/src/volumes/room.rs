@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use cml_sys::space::{self, Space};
+use cml_sys::{
+    file,
+    space::{self, Space},
+};
 
 use super::spec::{Content, Volume};
 
@@ -18,7 +21,8 @@ pub fn need(volume: &Volume) -> u64 {
 /// A device that is not there needs nothing yet; the start will say so.
 fn size_of_device(device: &Path) -> u64 {
     use std::io::{Seek, SeekFrom};
-    let end = std::fs::File::open(device).and_then(|mut file| file.seek(SeekFrom::End(0)));
+    let device = file::open_block_device(device).ok();
+    let end = device.and_then(|mut device| device.seek(SeekFrom::End(0)).ok());
     end.unwrap_or(0)
 }
 

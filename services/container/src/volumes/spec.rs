@@ -8,6 +8,9 @@ use cml_wire::proto::{ContainerConfig, GuestOsConfig, GuestOsMount, guest_os_mou
 /// No volume is smaller, in MiB (runtime.md 3.1).
 const SMALLEST: u64 = 10;
 
+/// Longest name in bytes: with the container's identity and a suffix it must fit into a device's name of 127.
+const NAME_MAX: usize = 80;
+
 /// A file system of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
@@ -71,6 +74,12 @@ pub enum BadVolume {
         /// Its type.
         fs_type: String,
     },
+    /// A name that would get in the way of other files or devices of a container.
+    #[error(
+        "volume {0:?}: at most 80 bytes, not starting with a dot, not ending in `.meta`, `.fscrypt` or \
+         `-integrity`"
+    )]
+    Name(String),
     /// Two volumes that are not the same want the same image.
     #[error("volume `{0}` is mounted twice, in different ways")]
     Twice(String),
@@ -108,6 +117,14 @@ pub fn volume(mount: &GuestOsMount, config: &ContainerConfig) -> Result<Option<V
     let Some(name) = name(mount, config) else {
         return Ok(None);
     };
+    let taken = [".meta", ".fscrypt", "-integrity"];
+    if name.is_empty()
+        || name.len() > NAME_MAX
+        || name.starts_with('.')
+        || taken.iter().any(|suffix| name.ends_with(suffix))
+    {
+        return Err(BadVolume::Name(name));
+    }
     let content = match mount.mount_type() {
         Type::Device | Type::DeviceRw => Content::Device {
             device: PathBuf::from(&mount.image_file),
@@ -283,6 +300,18 @@ mod tests {
         assert_eq!(name(&mount(Type::Shared, "data"), &config), None);
         let device = mount(Type::DeviceRw, "/dev/disk/by-label/x");
         assert_eq!(name(&device, &config).unwrap(), "dev-disk-by-label-x");
+    }
+
+    #[test]
+    fn no_volume_takes_the_name_of_another_ones_checksums_or_devices() {
+        let config = ContainerConfig::default();
+        let long = "x".repeat(81);
+        for bad in [".x", "x.meta", "x.fscrypt", "x-integrity", long.as_str()] {
+            for kind in [Type::Empty, Type::Copy] {
+                let refused = volume(&mount(kind, bad), &config);
+                assert_eq!(refused, Err(BadVolume::Name(bad.into())));
+            }
+        }
     }
 
     #[test]

@@ -3,15 +3,15 @@ use std::sync::Arc;
 use cml_bus::{
     api::{
         container::{ContainerError, PinNeeds},
-        guestos::Installed,
+        guestos::{GuestOsError, Installation, Installed},
         token::TokenError,
     },
     error::BusError,
     testing::fake,
 };
 use cml_wire::proto::{
-    ContainerConfig, ContainerStartParams, ContainerStatus, ContainerTrust, ControllerToDaemon,
-    GuestOsConfig,
+    CaCertificate, ContainerConfig, ContainerStartParams, ContainerStatus, ContainerTrust,
+    ControllerToDaemon, GuestOsConfig, Progress,
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
@@ -307,5 +307,127 @@ fn requests_sent_at_once_are_answered_in_order() {
             assert_eq!(client.reply().await.code(), Code::ContainerStatus);
             assert_eq!(client.reply().await.code(), Code::ContainersList);
         }
+    });
+}
+
+fn push(want_progress: Option<bool>) -> ControllerToDaemon {
+    ControllerToDaemon {
+        guestos_config_file: Some(b"conf".into()),
+        guestos_config_signature: Some(b"sig".into()),
+        guestos_config_certificate: Some(b"cert".into()),
+        want_progress,
+        ..bare(Command::PushGuestosConfig)
+    }
+}
+
+#[test]
+fn an_installation_is_started_and_then_completed_or_failed_and_who_asks_can_follow_it() {
+    system(|| async {
+        let rig = Rig::new(OPEN);
+        let (tell, mut running) = tokio::sync::mpsc::unbounded_channel();
+        let asked = fake(&rig.guestos.push, move |_| {
+            let (end, outcome) = tokio::sync::oneshot::channel();
+            let (count, progress) = tokio::sync::watch::channel(Progress::default());
+            let _ = tell.send((end, count));
+            Ok(Installation { progress, outcome })
+        });
+        let _ = fake(&rig.guestos.list, |_| Ok(vec![]));
+        let failed = GuestOsError::Installing("x".into());
+        for (follow, end) in [(None, Ok(())), (Some(true), Err(failed))] {
+            let mut client = rig.client();
+            let started = client.ask(&push(follow)).await;
+            assert_eq!(started.response(), Response::GuestosMgrInstallStarted);
+            let (tell_end, count) = running.recv().await.unwrap();
+            count.send_modify(|progress| progress.done = 7);
+            // Others are served meanwhile.
+            let mut other = rig.client();
+            let listed = other.ask(&bare(Command::ListGuestosConfigs)).await;
+            assert_eq!(listed.code(), Code::GuestosConfigsList);
+            if follow.is_some() {
+                let waiting = client.reply().await;
+                assert_eq!(waiting.response(), Response::GuestosMgrInstallWaiting);
+                assert_eq!(waiting.progress.unwrap().done, 7);
+            }
+            tell_end.send(end.clone()).unwrap();
+            let ended = client.reply().await;
+            match end {
+                Ok(()) => assert_eq!(ended.response(), Response::GuestosMgrInstallCompleted),
+                Err(error) => {
+                    assert_eq!(ended.response(), Response::GuestosMgrInstallFailed);
+                    assert_eq!(ended.error_text(), error.to_string());
+                }
+            }
+            let asked = asked.take().remove(0);
+            assert_eq!(
+                (asked.config, asked.signature),
+                (b"conf".to_vec(), b"sig".to_vec())
+            );
+        }
+        // The service dies over it.
+        let mut client = rig.client();
+        client.ask(&push(None)).await;
+        drop(running.recv().await);
+        assert_eq!(
+            client.reply().await.response(),
+            Response::GuestosMgrInstallFailed
+        );
+        let incomplete = ControllerToDaemon {
+            guestos_config_certificate: None,
+            ..push(None)
+        };
+        let refused = client.ask(&incomplete).await;
+        assert_eq!(refused.response(), Response::GuestosMgrInstallFailed);
+    });
+}
+
+#[test]
+fn cas_are_the_token_services_and_guest_oses_in_use_the_container_services() {
+    system(|| async {
+        let rig = Rig::new(OPEN);
+        let registered = fake(&rig.token.register_ca, |ca| match ca.local {
+            true => Err(TokenError::BadCa("x".into())),
+            false => Ok(()),
+        });
+        let _ = fake(&rig.token.list_cas, |_| Ok(vec![CaCertificate::default()]));
+        let removed = fake(&rig.token.remove_ca, |_| Ok(()));
+        let _ = fake(&rig.container.remove_guestos, |remove| {
+            Err(ContainerError::GuestOsInUse {
+                name: remove.name.clone(),
+                users: "`web`".into(),
+            })
+        });
+        let mut client = rig.client();
+        let ca = |command| ControllerToDaemon {
+            guestos_rootcert: Some(b"pem".into()),
+            ..bare(command)
+        };
+        let reply = client.ask(&ca(Command::RegisterNewca)).await;
+        assert_eq!(reply.response(), Response::GuestosMgrRegisterCaOk);
+        let reply = client.ask(&ca(Command::RegisterLocalca)).await;
+        assert_eq!(reply.response(), Response::GuestosMgrRegisterCaError);
+        assert_eq!(registered.take().len(), 2);
+        let reply = client.ask(&bare(Command::RegisterNewca)).await;
+        assert_eq!(reply.response(), Response::GuestosMgrRegisterCaError);
+        let reply = client.ask(&bare(Command::CaList)).await;
+        assert_eq!(
+            (reply.code(), reply.ca_certificates.len()),
+            (Code::CaList, 1)
+        );
+        let reply = client
+            .ask(&ControllerToDaemon {
+                ca_id: Some("id".into()),
+                ..bare(Command::CaRemove)
+            })
+            .await;
+        assert_eq!(reply.response(), Response::CmdOk);
+        assert_eq!(removed.take()[0].id, "id");
+        let reply = client
+            .ask(&ControllerToDaemon {
+                guestos_name: Some("os".into()),
+                ..bare(Command::RemoveGuestos)
+            })
+            .await;
+        assert_eq!(reply.response(), Response::CmdFailed);
+        assert!(reply.error_text().contains("`web`"));
     });
 }

@@ -179,6 +179,26 @@ impl Control {
         }
     }
 
+    /// Removes a device as soon as nobody uses it, which may be now. Absent is fine. The kernel sees to it
+    /// even if we end before that.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove_when_unused(&self, name: &str) -> Result<()> {
+        let Some(number) = self.number(name)? else {
+            return Ok(());
+        };
+        let mut request = Request::about(name)?;
+        request.deferred();
+        request.cookie(KEEP_UDEV_OFF);
+        match request.send(&self.0, Command::DevRemove) {
+            // Where we have made the node it goes at once; whoever uses the device has it open.
+            Ok(()) => node::withdraw(name, number),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => node::withdraw(name, number),
+            Err(error) => Err(error).context("remove device", name),
+        }
+    }
+
     /// The number of a device, if there is one of this name.
     fn number(&self, name: &str) -> Result<Option<u64>> {
         let mut request = Request::about(name)?;

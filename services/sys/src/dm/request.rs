@@ -12,6 +12,7 @@ const VERSION: [u32; 3] = [4, 20, 0];
 const READ_ONLY: u32 = 1 << 0;
 const BUFFER_FULL: u32 = 1 << 8;
 const SECURE_DATA: u32 = 1 << 15;
+const DEFERRED_REMOVE: u32 = 1 << 17;
 
 /// Bytes of a name with the zero behind it.
 const NAME: usize = 128;
@@ -127,6 +128,11 @@ impl Request {
         if read_only {
             self.header_mut().flags |= READ_ONLY;
         }
+    }
+
+    /// A device that is in use is removed by its last user.
+    pub(super) fn deferred(&mut self) {
+        self.header_mut().flags |= DEFERRED_REMOVE;
     }
 
     /// What the kernel says in `DM_COOKIE` of the event it sends.

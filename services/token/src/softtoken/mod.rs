@@ -144,12 +144,22 @@ impl Softtoken {
                 false => path,
             };
             let bytes = self.encode(&target, &keyring, next)?;
-            store(&target, &bytes)?;
+            match store(&target, &bytes) {
+                // A full disk must not keep the right PIN from stopping a container.
+                Err(error) if pin.expose() == next.expose() => {
+                    tracing::error!(%error, "the token keeps its old format");
+                    return Ok(keyring);
+                }
+                other => other?,
+            }
         }
         if (migrates || is_hardened) && self.p12().exists() {
-            let p12 = self.p12();
-            file::shred(&p12).map_err(|error| unusable(&p12, error))?;
-            tracing::info!(token = self.name, "the token has the hardened format now");
+            match file::shred(&self.p12()) {
+                Ok(()) => {
+                    tracing::info!(token = self.name, "the token has the hardened format now")
+                }
+                Err(error) => tracing::error!(%error, "a token of the old format is still there"),
+            }
         }
         Ok(keyring)
     }

@@ -28,7 +28,8 @@ pub fn with_service(dir: &Path, test: impl AsyncFnOnce(TokenPort)) {
         let port = TokenPort::default();
         let bound = port.clone();
         spawn(async move {
-            let start = |watch| bound.bind(&Token::start(settings.clone(), watch));
+            let start =
+                |watch| bound.bind(&Token::start(settings.clone(), Events::default(), watch));
             let _ = supervise("token", Throttle::default(), Events::default(), start).await;
         });
         tokio::task::yield_now().await;

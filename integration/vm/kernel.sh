@@ -1,0 +1,56 @@
+#!/bin/sh
+# kernel.sh OUT: the newest Debian kernel for this release, with its modules, in OUT; nothing is installed.
+#
+# That of backports, because the kernel of Debian 12 does not know mapped owners on squashfs and tmpfs. The
+# "cloud" flavour, because it is half as large and has all that the tests need.
+set -eu
+
+out=$1
+# shellcheck source=/dev/null
+release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+flavour=linux-image-cloud-amd64
+
+# Package lists of our own, so that those of the machine stay as they are.
+mkdir -p "$out/apt/lists/partial" "$out/apt/cache/archives/partial"
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+for suite in "$release" "$release-backports"; do
+    echo "deb [signed-by=$keys] http://deb.debian.org/debian $suite main"
+done >"$out/apt/sources.list"
+apt() {
+    program=$1
+    shift
+    "$program" -o Dir::Etc::sourcelist="$out/apt/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::State::lists="$out/apt/lists" -o Dir::Cache="$out/apt/cache" \
+        -o APT::Sandbox::User=root "$@"
+}
+apt apt-get update -qq
+package=$(apt apt-cache depends "$flavour/$release-backports" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p')
+[ -n "$package" ] || { echo "Debian has no kernel for $release-backports" >&2; exit 1; }
+version=${package#linux-image-}
+[ "$(cat "$out/version" 2>/dev/null)" = "$version" ] && exit 0
+
+rm -rf "$out/kernel" "$out/version"
+mkdir -p "$out/kernel"
+(cd "$out/apt" && rm -f ./*.deb && apt apt-get download -qq "$package")
+dpkg -x "$out"/apt/*.deb "$out/kernel"
+depmod -b "$out/kernel" "$version"
+
+# The program inside: QEMU starts it at once, while unpacking it in the emulated machine takes seconds. Where it
+# is stands in the header (Documentation/arch/x86/boot.rst); behind it there are four bytes for its size.
+image=$out/kernel/boot/vmlinuz-$version
+field() {
+    od -An -v -t "u$2" -j "$1" -N "$2" "$image" | tr -d ' '
+}
+start=$((($(field 497 1) + 1) * 512 + $(field 584 4)))
+length=$(($(field 588 4) - 4))
+payload() {
+    tail -c "+$((start + 1))" "$image" | head -c "$length"
+}
+case $(payload | head -c 4 | od -An -tx1 | tr -d ' ') in
+28b52ffd) payload | zstd -dc ;;
+fd377a58) payload | xz -dc ;;
+02214c18) payload | lz4 -dc ;;
+*) echo "$image: unknown compression" >&2; exit 1 ;;
+esac >"$out/vmlinux"
+readelf -h "$out/vmlinux" >/dev/null
+echo "$version" >"$out/version"

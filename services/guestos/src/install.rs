@@ -1,0 +1,403 @@
+//! Installing, updating and removing guest OSes (protocol.md 6.4 to 6.7, 6.10).
+
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use cml_bus::{
+    api::{
+        guestos::{GuestOsError, Installed, Push},
+        token::VerifySignature,
+    },
+    blocking::Pool,
+    error::BusError,
+};
+use cml_wire::proto::GuestOsConfig;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use crate::{
+    catalogue::Catalogue,
+    fetch::{Download, Wanted},
+    images::Images,
+    meter::Meter,
+    source::{Source, hardware},
+    staging::{self, Staging},
+    store,
+    version::admit,
+    wanted::{Needed, is_present, looks_present, needed},
+};
+
+/// Files of one installation that are fetched at the same time.
+const AT_ONCE: usize = 2;
+
+/// Files of all installations together: some servers may be silent without stopping the others.
+const DOWNLOADS: usize = 16;
+
+/// Carries installations out. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Installer {
+    catalogue: Catalogue,
+    images: Images,
+    downloads: Pool,
+    /// Hashing of what is there already.
+    checks: Pool,
+    /// The names of guest OSes that are being changed.
+    busy: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Keeps others from changing a guest OS.
+#[derive(Debug)]
+struct Claim {
+    name: String,
+    busy: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.remove(&self.name);
+    }
+}
+
+/// Ends the downloads of an installation that has ended, for whatever reason.
+#[derive(Debug, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An installation that may begin.
+#[derive(Debug)]
+pub struct Order {
+    installed: Installed,
+    signed: VerifySignature,
+    files: Vec<Needed>,
+    _claim: Claim,
+    pub meter: Arc<Meter>,
+}
+
+impl Order {
+    fn config(&self) -> &GuestOsConfig {
+        &self.installed.config
+    }
+
+    /// `<name>-<version>`
+    pub fn stem(&self) -> String {
+        store::stem(self.config())
+    }
+}
+
+impl Installer {
+    pub fn new(catalogue: Catalogue, images: Images) -> Self {
+        Self {
+            catalogue,
+            images,
+            downloads: Pool::new("downloads", DOWNLOADS),
+            checks: Pool::new("image checks", 2),
+            busy: Arc::default(),
+        }
+    }
+
+    fn claim(&self, name: &str) -> Result<Claim, GuestOsError> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        match busy.insert(name.to_owned()) {
+            true => Ok(Claim {
+                name: name.to_owned(),
+                busy: self.busy.clone(),
+            }),
+            false => Err(GuestOsError::Installing(name.to_owned())),
+        }
+    }
+
+    fn dir(&self, stem: &str) -> PathBuf {
+        self.catalogue.settings.store.join(stem)
+    }
+
+    /// Everything that can be said before anything is written or fetched.
+    pub async fn accept(&self, push: Push) -> Result<Order, GuestOsError> {
+        self.catalogue.loaded().await?;
+        let signed = VerifySignature {
+            data: push.config,
+            signature: push.signature,
+            certificate: push.certificate,
+        };
+        let copy = VerifySignature {
+            data: signed.data.clone(),
+            signature: signed.signature.clone(),
+            certificate: signed.certificate.clone(),
+        };
+        let installed = self.catalogue.vouched(copy).await?;
+        let config = installed.config.clone();
+        let files = needed(&config, self.catalogue.settings.allow_sha1)?;
+        let claim = self.claim(&config.name)?;
+        admit(&self.catalogue.now(), &config, installed.trust)?;
+        let order = Order {
+            meter: Arc::new(Meter::new(store::stem(&config))),
+            installed,
+            signed,
+            files,
+            _claim: claim,
+        };
+        let (dir, files) = (self.dir(&order.stem()), order.files.clone());
+        let look = move || {
+            let missing = files.into_iter().filter(|one| !looks_present(&dir, one));
+            missing.collect::<Vec<_>>()
+        };
+        let missing = self.catalogue.files.run(look).await;
+        let missing = missing.map_err(BusError::from)?;
+        self.sources(&order, &missing)?;
+        self.check_room(&missing).await?;
+        Ok(order)
+    }
+
+    /// Where the files come from.
+    fn sources(&self, order: &Order, files: &[Needed]) -> Result<Vec<Source>, GuestOsError> {
+        let config = order.config();
+        let base = match config.update_base_url() {
+            "" => self.catalogue.settings.update_base_url.as_str(),
+            own => own,
+        };
+        let bad = |reason: String| GuestOsError::BadConfig(reason);
+        let of = |needed: &Needed| {
+            if base.is_empty() {
+                return Err(bad(
+                    "images are missing, and neither it nor device.conf has an update_base_url"
+                        .into(),
+                ));
+            }
+            let hardware =
+                hardware().ok_or_else(|| bad("there are no images for this machine".into()))?;
+            Source::of(base, hardware, &order.stem(), &needed.file).map_err(bad)
+        };
+        files.iter().map(of).collect()
+    }
+
+    async fn check_room(&self, files: &[Needed]) -> Result<(), GuestOsError> {
+        let sizes = files.iter().map(Needed::size);
+        let needed = sizes.fold(0, u64::saturating_add);
+        let store = self.catalogue.settings.store.clone();
+        let space = self
+            .catalogue
+            .files
+            .run(move || cml_sys::space::of(&store))
+            .await
+            .map_err(BusError::from)?
+            .map_err(|error| GuestOsError::Store {
+                reason: error.source.to_string(),
+                path: error.subject,
+            })?;
+        let reserve = space.total / 100 * u64::from(self.catalogue.settings.reserve.min(100));
+        let free = space.free.saturating_sub(reserve);
+        match needed == 0 || needed <= free {
+            true => Ok(()),
+            false => Err(GuestOsError::NoRoom { needed, free }),
+        }
+    }
+
+    /// Fetches what is missing and makes the version part of the store. Whatever goes wrong leaves the store
+    /// as it was.
+    pub async fn install(&self, order: Order) -> Result<(), GuestOsError> {
+        let stem = order.stem();
+        let (dir, files) = (self.dir(&stem), order.files.clone());
+        let check = move || {
+            let missing = files.into_iter().filter(|one| !is_present(&dir, one));
+            missing.collect::<Vec<_>>()
+        };
+        let missing = self.checks.run(check).await.map_err(BusError::from)?;
+        let sources = self.sources(&order, &missing)?;
+        self.check_room(&missing).await?;
+        let staging = self.stage(&order, &missing).await?;
+        let fetched = self.fetch(&order, &missing, sources, staging.1).await;
+        let staging = Arc::new(staging.0);
+        let installed = match fetched {
+            Ok(()) => self.commit(&order, staging.clone()).await,
+            Err(error) => Err(error),
+        };
+        if installed.is_err() {
+            let _ = self.catalogue.files.run(move || staging.abandon()).await;
+        }
+        installed
+    }
+
+    /// The directory to be filled, with a file for everything that is missing.
+    async fn stage(
+        &self,
+        order: &Order,
+        missing: &[Needed],
+    ) -> Result<(Staging, Vec<PathBuf>), GuestOsError> {
+        let (store, stem) = (self.catalogue.settings.store.clone(), order.stem());
+        let signed = VerifySignature {
+            data: order.signed.data.clone(),
+            signature: order.signed.signature.clone(),
+            certificate: order.signed.certificate.clone(),
+        };
+        let missing = missing.to_vec();
+        let stage = move || {
+            let staging = Staging::begin(&store, &stem, &signed)?;
+            let reserve = |one: &Needed| match &one.wanted {
+                Wanted::Image(promise) => staging.reserve(&one.file, promise.size),
+                Wanted::UpTo(_) => staging.reserve(&one.file, 0),
+            };
+            let paths: Result<Vec<_>, _> = missing.iter().map(reserve).collect();
+            match paths {
+                Ok(paths) => Ok((staging, paths)),
+                Err(error) => {
+                    staging.abandon();
+                    Err(error)
+                }
+            }
+        };
+        let staged = self.catalogue.files.run(stage).await;
+        staged.map_err(BusError::from)?
+    }
+
+    async fn fetch(
+        &self,
+        order: &Order,
+        missing: &[Needed],
+        sources: Vec<Source>,
+        paths: Vec<PathBuf>,
+    ) -> Result<(), GuestOsError> {
+        let images = missing.iter().filter_map(|one| match &one.wanted {
+            Wanted::Image(promise) => Some(promise.size),
+            Wanted::UpTo(_) => None,
+        });
+        order.meter.expect(images.sum());
+        let stop = Stop::default();
+        let downloads = missing.iter().zip(sources).zip(paths);
+        let downloads = downloads.map(|((needed, source), into)| {
+            let meter = match needed.wanted {
+                Wanted::Image(_) => order.meter.clone(),
+                // Nobody knows its size.
+                Wanted::UpTo(_) => Arc::new(Meter::new(needed.file.clone())),
+            };
+            Download {
+                source,
+                wanted: needed.wanted.clone(),
+                into,
+                meter,
+                stop: stop.0.clone(),
+            }
+        });
+        // Collected first: what is done at the same time must not borrow.
+        let downloads: Vec<_> = downloads.collect();
+        stream::iter(downloads)
+            .map(Ok)
+            .try_for_each_concurrent(AT_ONCE, |download| download.run(&self.downloads))
+            .await
+    }
+
+    async fn commit(&self, order: &Order, staging: Arc<Staging>) -> Result<(), GuestOsError> {
+        let _turn = self.catalogue.changes.lock().await;
+        let commit = move || staging.commit();
+        let done = self.catalogue.files.run(commit).await;
+        done.map_err(BusError::from)??;
+        let mut list = self.catalogue.now().to_vec();
+        let installed = order.installed.clone();
+        let key = |one: &Installed| store::stem(&one.config);
+        match list.iter().position(|one| key(one) == key(&installed)) {
+            Some(at) => list[at] = installed,
+            None => list.push(installed),
+        }
+        self.catalogue.set(list);
+        Ok(())
+    }
+
+    /// Deletes all versions of a guest OS.
+    pub async fn remove(&self, name: &str) -> Result<(), GuestOsError> {
+        self.catalogue.loaded().await?;
+        let _claim = self.claim(name)?;
+        let _turn = self.catalogue.changes.lock().await;
+        let (store, named) = (self.catalogue.settings.store.clone(), name.to_owned());
+        let versions = move || store::versions(&store, &named);
+        let stems = self.catalogue.files.run(versions).await;
+        let stems = stems.map_err(BusError::from)??;
+        if stems.is_empty() {
+            return Err(crate::actor::not_installed(name));
+        }
+        self.delete(stems).await
+    }
+
+    /// Deletes versions that nobody needs: older than the newest one of their name.
+    pub async fn purge(&self, needed: &[(String, u64)]) -> Result<(), GuestOsError> {
+        self.catalogue.loaded().await?;
+        let _turn = self.catalogue.changes.lock().await;
+        let mut stems = Vec::new();
+        for one in obsolete(&self.catalogue.now(), needed) {
+            let stem = store::stem(&one);
+            let claim = self.claim(&one.name);
+            if claim.is_ok() && !self.images.in_use(&self.dir(&stem)).await {
+                tracing::info!(guestos = stem, "an obsolete version is deleted");
+                stems.push((stem, claim));
+            }
+        }
+        let (stems, _claims): (Vec<_>, Vec<_>) = stems.into_iter().unzip();
+        self.delete(stems).await
+    }
+
+    async fn delete(&self, stems: Vec<String>) -> Result<(), GuestOsError> {
+        if stems.is_empty() {
+            return Ok(());
+        }
+        let mut list = self.catalogue.now().to_vec();
+        list.retain(|one| !stems.contains(&store::stem(&one.config)));
+        // Nobody can choose it any more from here on.
+        self.catalogue.set(list);
+        let store = self.catalogue.settings.store.clone();
+        let delete = move || {
+            let removals = stems.iter().map(|stem| staging::remove(&store, stem));
+            removals.collect::<Vec<_>>().into_iter().collect()
+        };
+        let deleted = self.catalogue.files.run(delete).await;
+        deleted.map_err(BusError::from)?
+    }
+}
+
+/// Versions that are older than the newest one of their name and that no container needs.
+fn obsolete(list: &[Installed], needed: &[(String, u64)]) -> Vec<Arc<GuestOsConfig>> {
+    let is_obsolete = |one: &&Installed| {
+        let config = &one.config;
+        let newer = |other: &Installed| {
+            other.config.name == config.name && other.config.version > config.version
+        };
+        let pinned =
+            |(name, version): &(String, u64)| *name == config.name && *version == config.version;
+        list.iter().any(newer) && !needed.iter().any(pinned)
+    };
+    let found = list.iter().filter(is_obsolete);
+    found.map(|one| one.config.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cml_wire::proto::ContainerTrust;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_version_and_those_that_are_needed_stay() {
+        let list =
+            [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("c", 7)].map(|(name, version)| Installed {
+                config: Arc::new(GuestOsConfig {
+                    name: name.into(),
+                    version,
+                    ..Default::default()
+                }),
+                trust: ContainerTrust::Signed,
+            });
+        let found = |needed: &[(String, u64)]| {
+            let found = obsolete(&list, needed);
+            found.iter().map(|one| store::stem(one)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[]), ["a-1", "a-2"]);
+        assert_eq!(found(&[("a".into(), 1), ("b".into(), 2)]), ["a-2"]);
+    }
+}

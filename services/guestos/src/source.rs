@@ -1,0 +1,138 @@
+//! Where images come from (protocol.md 6.6).
+
+use std::{fmt, path::PathBuf};
+
+/// A file to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// By HTTP or HTTPS.
+    Url(String),
+    /// From a directory that the daemon sees.
+    File(PathBuf),
+}
+
+/// What this machine is called in the paths of images; `None` when there are no images for it.
+pub fn hardware() -> Option<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Some("x86"),
+        "aarch64" => Some("arm"),
+        "riscv64" => Some("riscv"),
+        _ => None,
+    }
+}
+
+impl Source {
+    /// The file of the guest OS `stem` below a base URL.
+    pub fn of(base: &str, hardware: &str, stem: &str, file: &str) -> Result<Self, String> {
+        let bad = |reason: &str| format!("update_base_url {:?} {reason}", without_user(base));
+        let (scheme, rest) = base
+            .split_once("://")
+            .ok_or_else(|| bad("must begin with https://, http:// or file://"))?;
+        let parts = ["operatingsystems", hardware, stem, file];
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" | "https" => {
+                if rest.contains(['?', '#']) || rest.starts_with('/') || rest.is_empty() {
+                    return Err(bad("must be a host and a path, nothing else"));
+                }
+                let path = parts.map(encoded).join("/");
+                Ok(Self::Url(format!("{}/{path}", base.trim_end_matches('/'))))
+            }
+            "file" if rest.starts_with('/') => {
+                let mut path = PathBuf::from(rest);
+                path.extend(parts);
+                Ok(Self::File(path))
+            }
+            "file" => Err(bad("must name an absolute path: file:///path")),
+            _ => Err(bad("must begin with https://, http:// or file://")),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(&without_user(url)),
+            Self::File(path) => write!(f, "file://{}", path.display()),
+        }
+    }
+}
+
+/// A URL as it may be shown: there may be a password in front of the host.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_owned(),
+    }
+}
+
+/// A path segment as RFC 3986 wants it.
+fn encoded(segment: &str) -> String {
+    let mut out = String::with_capacity(segment.len());
+    for byte in segment.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            other => out += &format!("%{other:02X}"),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn of(base: &str) -> Result<String, String> {
+        Source::of(base, "x86", "os-7", "root.img").map(|source| source.to_string())
+    }
+
+    #[test]
+    fn images_lie_below_hardware_name_and_version() {
+        let path = "operatingsystems/x86/os-7/root.img";
+        for (base, expected) in [
+            ("https://host", "https://host/"),
+            ("https://host/", "https://host/"),
+            ("http://host:8080/a/b/", "http://host:8080/a/b/"),
+            ("HTTP://host", "HTTP://host/"),
+            ("file:///srv/images", "file:///srv/images/"),
+        ] {
+            assert_eq!(of(base).unwrap(), format!("{expected}{path}"));
+        }
+        let odd = Source::of("http://h", "x86", "my os-1", "a?b#c.img").unwrap();
+        assert_eq!(
+            odd,
+            Source::Url("http://h/operatingsystems/x86/my%20os-1/a%3Fb%23c.img".into())
+        );
+    }
+
+    #[test]
+    fn what_is_no_base_is_refused() {
+        for base in [
+            "",
+            "host",
+            "/srv/images",
+            "ftp://host",
+            "file://relative",
+            "file://",
+            "http://",
+            "http:///path",
+            "http://host/?x",
+            "http://host/#x",
+        ] {
+            assert!(of(base).unwrap_err().contains("update_base_url"), "{base}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let shown = of("https://me:geheim@host/x").unwrap();
+        assert!(shown.starts_with("https://host/x/"), "{shown}");
+        assert!(!of("ftp://me:geheim@host").unwrap_err().contains("geheim"));
+    }
+}

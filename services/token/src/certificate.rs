@@ -1,0 +1,45 @@
+//! What openssl does not tell of a certificate: its extensions.
+
+use openssl::x509::X509;
+use x509_cert::{
+    Certificate,
+    der::{
+        Decode,
+        oid::{
+            ObjectIdentifier,
+            db::rfc5280::{ANY_EXTENDED_KEY_USAGE, ID_KP_CODE_SIGNING},
+        },
+    },
+    ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage},
+};
+
+const CODE_SIGNING: [ObjectIdentifier; 2] = [ID_KP_CODE_SIGNING, ANY_EXTENDED_KEY_USAGE];
+
+fn parsed<T>(
+    certificate: &X509,
+    question: impl FnOnce(&Certificate) -> Result<T, x509_cert::der::Error>,
+) -> Result<T, String> {
+    let der = certificate.to_der().map_err(|error| error.to_string())?;
+    Certificate::from_der(&der)
+        .and_then(|certificate| question(&certificate))
+        .map_err(|error| error.to_string())
+}
+
+/// Whether the certificate may sign code: it says nothing about its use, or names this one. A certificate
+/// for servers or clients may not, although the same root vouches for it (crypto.md 9.1, number 5).
+pub fn may_sign(certificate: &X509) -> Result<bool, String> {
+    parsed(certificate, |certificate| {
+        let usage = certificate.tbs_certificate.get::<ExtendedKeyUsage>()?;
+        Ok(usage.is_none_or(|(_, usage)| usage.0.iter().any(|oid| CODE_SIGNING.contains(oid))))
+    })
+}
+
+/// Whether the certificate is one of a CA that may sign certificates.
+pub fn is_ca(certificate: &X509) -> Result<bool, String> {
+    parsed(certificate, |certificate| {
+        let body = &certificate.tbs_certificate;
+        let ca = body.get::<BasicConstraints>()?;
+        let usage = body.get::<KeyUsage>()?;
+        Ok(ca.is_some_and(|(_, ca)| ca.ca) && usage.is_none_or(|(_, usage)| usage.key_cert_sign()))
+    })
+}

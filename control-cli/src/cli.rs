@@ -50,20 +50,6 @@ Examples:
   control change_pin web                  a PIN of its own for `web`, or another one
   printf 'old\\nnew\\nnew\\n' | control change_pin web";
 
-const PUSH_HELP: &str = "\
-The images come from `update_base_url` of the configuration, else of device.conf:
-  <url>/operatingsystems/<x86|arm|riscv>/<name>-<version>/<image_file>.img
-over https://, http:// or from a directory, file:///path. What is there already is not
-fetched again. Containers get a newer version when they start again.
-
-Example:
-  control push_guestos_config busybox-2.conf busybox-2.sig busybox-2.cert";
-
-const CA_HELP: &str = "\
-Registering a CA twice changes nothing. `ca_list` shows the CAs, `ca_remove` removes one.
-
-Example:
-  control ca_register rootca.cert";
 const CERTIFICATE_HELP: &str = "\
 Possible until the device is provisioned.
 
@@ -79,6 +65,21 @@ one gets a number.
 Examples:
   control retrieve_logs /tmp/logs
   control retrieve_logs /tmp/logs --remove";
+
+const PUSH_HELP: &str = "\
+The images come from `update_base_url` of the configuration, else of device.conf:
+  <url>/operatingsystems/<x86|arm|riscv>/<name>-<version>/<image_file>.img
+over https://, http:// or from a directory, file:///path. What is there already is not
+fetched again. Containers get a newer version when they start again.
+
+Example:
+  control push_guestos_config busybox-2.conf busybox-2.sig busybox-2.cert";
+
+const CA_HELP: &str = "\
+Registering a CA twice changes nothing. `ca_list` shows the CAs, `ca_remove` removes one.
+
+Example:
+  control ca_register rootca.cert";
 
 const RUN_HELP: &str = "\
 The command gets a terminal if standard input or standard output is one; else pipes, which

@@ -393,44 +393,6 @@ fn a_change_that_nobody_types_is_not_sent() {
     }
 }
 
-#[test]
-fn push_waits_for_the_end_and_shows_only_that_on_standard_output() {
-    let files = tempfile::tempdir().unwrap();
-    let path = |suffix: &str| {
-        let path = files.path().join(format!("os-1.{suffix}"));
-        fs::write(&path, suffix).unwrap();
-        path.display().to_string()
-    };
-    let words = ["conf", "sig", "cert"].map(path);
-    for (end, status) in [
-        (Response::GuestosMgrInstallCompleted, 0),
-        (Response::GuestosMgrInstallFailed, 1),
-    ] {
-        let daemon = Daemon::start(move |peer| {
-            let request = peer.expect(Command::PushGuestosConfig);
-            assert_eq!(request.guestos_config_file.as_deref(), Some(&b"conf"[..]));
-            assert_eq!(
-                request.guestos_config_signature.as_deref(),
-                Some(&b"sig"[..])
-            );
-            assert_eq!(
-                request.guestos_config_certificate.as_deref(),
-                Some(&b"cert"[..])
-            );
-            // Nobody looks at a terminal here.
-            assert_eq!(request.want_progress, None);
-            peer.send(&response(Response::GuestosMgrInstallStarted));
-            peer.send(&response(end));
-        });
-        let words = ["push_guestos_config", &words[0], &words[1], &words[2]];
-        let output = daemon.run(&words, b"");
-        assert_eq!(output.status.code(), Some(status));
-        let shown = format!("code: RESPONSE\nresponse: {}\n", end.as_str_name());
-        assert_eq!(text(&output.stdout), shown);
-        assert!(text(&output.stderr).contains("has begun"));
-    }
-}
-
 fn log_part(name: &str, bytes: &[u8], code: Code) -> DaemonToController {
     DaemonToController {
         log_message: Some(LogMessage {
@@ -503,4 +465,42 @@ fn a_request_goes_into_its_file_and_its_absence_has_the_old_name() {
         assert_eq!(complains, !good);
     }
     assert_eq!(fs::read(file).unwrap(), b"csr");
+}
+
+#[test]
+fn push_waits_for_the_end_and_shows_only_that_on_standard_output() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |suffix: &str| {
+        let path = files.path().join(format!("os-1.{suffix}"));
+        fs::write(&path, suffix).unwrap();
+        path.display().to_string()
+    };
+    let words = ["conf", "sig", "cert"].map(path);
+    for (end, status) in [
+        (Response::GuestosMgrInstallCompleted, 0),
+        (Response::GuestosMgrInstallFailed, 1),
+    ] {
+        let daemon = Daemon::start(move |peer| {
+            let request = peer.expect(Command::PushGuestosConfig);
+            assert_eq!(request.guestos_config_file.as_deref(), Some(&b"conf"[..]));
+            assert_eq!(
+                request.guestos_config_signature.as_deref(),
+                Some(&b"sig"[..])
+            );
+            assert_eq!(
+                request.guestos_config_certificate.as_deref(),
+                Some(&b"cert"[..])
+            );
+            // Nobody looks at a terminal here.
+            assert_eq!(request.want_progress, None);
+            peer.send(&response(Response::GuestosMgrInstallStarted));
+            peer.send(&response(end));
+        });
+        let words = ["push_guestos_config", &words[0], &words[1], &words[2]];
+        let output = daemon.run(&words, b"");
+        assert_eq!(output.status.code(), Some(status));
+        let shown = format!("code: RESPONSE\nresponse: {}\n", end.as_str_name());
+        assert_eq!(text(&output.stdout), shown);
+        assert!(text(&output.stderr).contains("has begun"));
+    }
 }

@@ -65,17 +65,6 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::PinEntry(request) => {
             translate_out::pin_entry(container.pin_entry.call(request).await)
         }
-        Request::RemoveGuestOs(request) => {
-            translate_out::plain(container.remove_guestos.call(request).await)
-        }
-        Request::RegisterCa(request) => {
-            translate_out::registered_ca(shared.ports.token.register_ca.call(request).await)
-        }
-        Request::ListCas => translate_out::ca_list(shared.ports.token.list_cas.call(ListCas).await),
-        Request::RemoveCa(request) => {
-            let removed = shared.ports.token.remove_ca.call(request).await;
-            translate_out::plain(removed.map_err(Into::into))
-        }
         Request::GetProvisioned => translate_out::provisioned(shared.admission.provisioned.get()),
         Request::SetProvisioned => {
             translate_out::device(device.set_provisioned.call(SetProvisioned).await)
@@ -87,9 +76,20 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::Reboot => translate_out::rebooted(device.reboot.call(Reboot).await),
         Request::Stats => translate_out::stats(device.stats.call(Stats).await),
         Request::Destroy => translate_out::device(device.destroy.call(Destroy).await),
+        Request::RemoveGuestOs(request) => {
+            translate_out::plain(container.remove_guestos.call(request).await)
+        }
+        Request::RegisterCa(request) => {
+            translate_out::registered_ca(shared.ports.token.register_ca.call(request).await)
+        }
+        Request::ListCas => translate_out::ca_list(shared.ports.token.list_cas.call(ListCas).await),
+        Request::RemoveCa(request) => {
+            let removed = shared.ports.token.remove_ca.call(request).await;
+            translate_out::plain(removed.map_err(Into::into))
+        }
         Request::Push(_)
-        | Request::Exec(_)
         | Request::Logs(_)
+        | Request::Exec(_)
         | Request::Input(_)
         | Request::Resize(..) => {
             return None;

@@ -149,13 +149,13 @@ impl Connection {
                 drop(permit);
                 return exec::run(request, self).await;
             }
-            Ok(Request::Push(request)) => {
-                drop(permit);
-                return push::run(request, self).await;
-            }
             Ok(Request::Logs(request)) => {
                 drop(permit);
                 return logs::run(request, self).await;
+            }
+            Ok(Request::Push(request)) => {
+                drop(permit);
+                return push::run(request, self).await;
             }
             Ok(request) => answer::answer(request, &self.shared).await,
             Err(refusal) => translate_out::refusal(refusal),

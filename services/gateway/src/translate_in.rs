@@ -70,16 +70,6 @@ pub enum Request {
     PinEntry(PinEntry),
     /// `GET_PROVISIONED`
     GetProvisioned,
-    /// `PUSH_GUESTOS_CONFIG`
-    Push(PushRequest),
-    /// `REMOVE_GUESTOS`
-    RemoveGuestOs(RemoveGuestOs),
-    /// `REGISTER_NEWCA`, `REGISTER_LOCALCA`
-    RegisterCa(token::RegisterCa),
-    /// `CA_LIST`
-    ListCas,
-    /// `CA_REMOVE`
-    RemoveCa(token::RemoveCa),
     /// `SET_PROVISIONED`
     SetProvisioned,
     /// `PULL_DEVICE_CSR`
@@ -94,21 +84,22 @@ pub enum Request {
     Logs(LogsRequest),
     /// `DESTROY_SYSTEM`
     Destroy,
+    /// `PUSH_GUESTOS_CONFIG`
+    Push(PushRequest),
+    /// `REMOVE_GUESTOS`
+    RemoveGuestOs(RemoveGuestOs),
+    /// `REGISTER_NEWCA`, `REGISTER_LOCALCA`
+    RegisterCa(token::RegisterCa),
+    /// `CA_LIST`
+    ListCas,
+    /// `CA_REMOVE`
+    RemoveCa(token::RemoveCa),
     /// `CONTAINER_EXEC_CMD`
     Exec(ExecRequest),
     /// `CONTAINER_EXEC_INPUT`: never answered (protocol.md 3.3).
     Input(InputRequest),
     /// `CONTAINER_EXEC_RESIZE`: never answered when it is well-formed, as its result shows in the terminal.
     Resize(ContainerId, WindowSize),
-}
-
-/// A guest OS to be installed, and whether the client follows.
-#[derive(Debug)]
-pub struct PushRequest {
-    /// What the guest OS service is asked.
-    pub push: Push,
-    /// Tell how far it is. Clients that do not ask for it get the replies of protocol.md 6.5 alone.
-    pub progress: bool,
 }
 
 /// What is to be done with the log files.
@@ -121,6 +112,15 @@ pub enum LogsRequest {
     },
     /// Delete these: the client says that it has stored them. Ours.
     Remove(Vec<String>),
+}
+
+/// A guest OS to be installed, and whether the client follows.
+#[derive(Debug)]
+pub struct PushRequest {
+    /// What the guest OS service is asked.
+    pub push: Push,
+    /// Tell how far it is. Clients that do not ask for it get the replies of protocol.md 6.5 alone.
+    pub progress: bool,
 }
 
 /// A command to run and how its output is wanted.
@@ -239,6 +239,23 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
             id: container(command, message)?,
         }),
         Command::GetProvisioned => Request::GetProvisioned,
+        Command::SetProvisioned => Request::SetProvisioned,
+        Command::PullDeviceCsr => Request::PullCsr,
+        Command::PushDeviceCert => Request::PushCert(PushCert {
+            certificate: message
+                .device_cert
+                .take()
+                .ok_or(Refusal::Missing(command, "device_cert"))?,
+        }),
+        Command::RebootDevice => Request::Reboot,
+        Command::GetDeviceStats => Request::Stats,
+        Command::GetLastLog => Request::Logs(match message.remove_logs_named.is_empty() {
+            true => LogsRequest::Send {
+                remove: message.remove_logs(),
+            },
+            false => LogsRequest::Remove(std::mem::take(&mut message.remove_logs_named)),
+        }),
+        Command::DestroySystem => Request::Destroy,
         Command::PushGuestosConfig => Request::Push(push(command, message)?),
         Command::RemoveGuestos => Request::RemoveGuestOs(RemoveGuestOs {
             name: message
@@ -262,23 +279,6 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
                 .take()
                 .ok_or(Refusal::Missing(command, "ca_id"))?,
         }),
-        Command::SetProvisioned => Request::SetProvisioned,
-        Command::PullDeviceCsr => Request::PullCsr,
-        Command::PushDeviceCert => Request::PushCert(PushCert {
-            certificate: message
-                .device_cert
-                .take()
-                .ok_or(Refusal::Missing(command, "device_cert"))?,
-        }),
-        Command::RebootDevice => Request::Reboot,
-        Command::GetDeviceStats => Request::Stats,
-        Command::GetLastLog => Request::Logs(match message.remove_logs_named.is_empty() {
-            true => LogsRequest::Send {
-                remove: message.remove_logs(),
-            },
-            false => LogsRequest::Remove(std::mem::take(&mut message.remove_logs_named)),
-        }),
-        Command::DestroySystem => Request::Destroy,
         Command::ContainerExecCmd => Request::Exec(exec(command, message)?),
         Command::ContainerExecInput => Request::Input(InputRequest {
             id: container(command, message)?,
@@ -660,13 +660,13 @@ mod tests {
             let mut message = exec_message();
             message.command = number;
             message.container_config_file = Some(vec![]);
+            message.device_cert = Some(vec![]);
             message.guestos_config_file = Some(vec![]);
             message.guestos_config_signature = Some(vec![]);
             message.guestos_config_certificate = Some(vec![]);
             message.guestos_rootcert = Some(vec![]);
             message.guestos_name = Some("os".into());
             message.ca_id = Some("id".into());
-            message.device_cert = Some(vec![]);
             (message.exec_cols, message.exec_rows) = (Some(1), Some(1));
             (message.device_pin, message.device_newpin) = (Some("o".into()), Some("n".into()));
             match (Command::try_from(number), request(&mut message, OPEN)) {

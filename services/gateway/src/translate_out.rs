@@ -72,13 +72,13 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
         | Refusal::NoContainer(Command::ContainerUpdateConfig) => empty_config(text),
         Refusal::Missing(Command::ContainerExecCmd, "exec_args")
         | Refusal::FieldNotServed(Command::ContainerExecCmd, _) => exec_end(CANNOT_RUN, Some(text)),
+        Refusal::Missing(Command::PushDeviceCert, _) => failure(Response::DeviceCertError, text),
         Refusal::Missing(Command::PushGuestosConfig, _) => {
             failure(Response::GuestosMgrInstallFailed, text)
         }
         Refusal::Missing(Command::RegisterNewca | Command::RegisterLocalca, _) => {
             failure(Response::GuestosMgrRegisterCaError, text)
         }
-        Refusal::Missing(Command::PushDeviceCert, _) => failure(Response::DeviceCertError, text),
         Refusal::NoContainer(_)
         | Refusal::Missing(..)
         | Refusal::OutOfRange(..)

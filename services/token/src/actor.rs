@@ -287,6 +287,31 @@ impl Handler<VerifySignature> for Token {
     }
 }
 
+impl Handler<Identify> for Token {
+    type Result = ResponseFuture<Result<Identity, TokenError>>;
+
+    fn handle(&mut self, request: Identify, _: &mut Context<Self>) -> Self::Result {
+        let (files, pool) = (self.settings.identity(), self.identity.clone());
+        Box::pin(async move {
+            let job = pool.run(move || files.identify(&request));
+            job.await.map_err(BusError::from)?
+        })
+    }
+}
+
+impl Handler<InstallCertificate> for Token {
+    type Result = ResponseFuture<Result<(), TokenError>>;
+
+    fn handle(&mut self, request: InstallCertificate, _: &mut Context<Self>) -> Self::Result {
+        let (files, roots) = (self.settings.identity(), self.settings.roots());
+        let pool = self.identity.clone();
+        Box::pin(async move {
+            let job = pool.run(move || files.install(&request.certificate, &roots));
+            job.await.map_err(BusError::from)?
+        })
+    }
+}
+
 impl Handler<RegisterCa> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
@@ -337,31 +362,6 @@ impl Handler<RemoveCa> for Token {
             tracing::warn!(id, "a CA is trusted no longer");
             events.publish(Event::RootsChanged);
             Ok(())
-        })
-    }
-}
-
-impl Handler<Identify> for Token {
-    type Result = ResponseFuture<Result<Identity, TokenError>>;
-
-    fn handle(&mut self, request: Identify, _: &mut Context<Self>) -> Self::Result {
-        let (files, pool) = (self.settings.identity(), self.identity.clone());
-        Box::pin(async move {
-            let job = pool.run(move || files.identify(&request));
-            job.await.map_err(BusError::from)?
-        })
-    }
-}
-
-impl Handler<InstallCertificate> for Token {
-    type Result = ResponseFuture<Result<(), TokenError>>;
-
-    fn handle(&mut self, request: InstallCertificate, _: &mut Context<Self>) -> Self::Result {
-        let (files, roots) = (self.settings.identity(), self.settings.roots());
-        let pool = self.identity.clone();
-        Box::pin(async move {
-            let job = pool.run(move || files.install(&request.certificate, &roots));
-            job.await.map_err(BusError::from)?
         })
     }
 }

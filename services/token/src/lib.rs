@@ -2,8 +2,8 @@
 //!
 //! [`softtoken`] makes and opens the file that a PIN protects, [`keyring`] is what it releases, [`keyfile`] the
 //! wrapped key of a container and `keys` the directory of those; `tokens` says whose token counts, `tries`
-//! counts wrong PINs; [`signature`] checks who vouches for a configuration, `ca` knows the roots, [`identity`] is who the device
-//! is. [`Token`] is the actor that answers for all of it. It calls no other service.
+//! counts wrong PINs; [`signature`] checks who vouches for a configuration, `ca` knows the roots, [`identity`] is
+//! who the device is. [`Token`] is the actor that answers for all of it. It calls no other service.
 #![forbid(unsafe_code)]
 
 mod actor;

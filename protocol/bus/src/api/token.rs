@@ -96,26 +96,6 @@ pub struct VerifySignature {
     pub certificate: Vec<u8>,
 }
 
-/// Trusts another CA from now on. Registering one twice changes nothing (crypto.md 3.6).
-#[derive(Debug)]
-pub struct RegisterCa {
-    /// PEM: a root, perhaps with CAs below it.
-    pub certificates: Vec<u8>,
-    /// As the CA whose signatures are only locally trusted; there can be one.
-    pub local: bool,
-}
-
-/// All trusted roots.
-#[derive(Debug)]
-pub struct ListCas;
-
-/// Trusts a registered CA no longer.
-#[derive(Debug)]
-pub struct RemoveCa {
-    /// As [`ListCas`] tells it.
-    pub id: String,
-}
-
 /// What the key of a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceKey {
@@ -149,6 +129,26 @@ pub struct Identity {
 pub struct InstallCertificate {
     /// PEM: that of the device first, then intermediates.
     pub certificate: Vec<u8>,
+}
+
+/// Trusts another CA from now on. Registering one twice changes nothing (crypto.md 3.6).
+#[derive(Debug)]
+pub struct RegisterCa {
+    /// PEM: a root, perhaps with CAs below it.
+    pub certificates: Vec<u8>,
+    /// As the CA whose signatures are only locally trusted; there can be one.
+    pub local: bool,
+}
+
+/// All trusted roots.
+#[derive(Debug)]
+pub struct ListCas;
+
+/// Trusts a registered CA no longer.
+#[derive(Debug)]
+pub struct RemoveCa {
+    /// As [`ListCas`] tells it.
+    pub id: String,
 }
 
 /// Why the token service refused.
@@ -233,12 +233,12 @@ crate::request!(DestroyKey => (), TokenError, "token.destroy_key", 20 s);
 crate::request!(ChangePin => (), TokenError, "token.change_pin", 120 s);
 crate::request!(Forget => (), TokenError, "token.forget", 20 s);
 crate::request!(VerifySignature => ContainerTrust, TokenError, "token.verify_signature", 20 s);
-crate::request!(RegisterCa => (), TokenError, "token.register_ca", 20 s);
-crate::request!(ListCas => Vec<CaCertificate>, TokenError, "token.list_cas", 20 s);
-crate::request!(RemoveCa => (), TokenError, "token.remove_ca", 20 s);
 // RSA keys take seconds.
 crate::request!(Identify => Identity, TokenError, "token.identify", 120 s);
 crate::request!(InstallCertificate => (), TokenError, "token.install_certificate", 120 s);
+crate::request!(RegisterCa => (), TokenError, "token.register_ca", 20 s);
+crate::request!(ListCas => Vec<CaCertificate>, TokenError, "token.list_cas", 20 s);
+crate::request!(RemoveCa => (), TokenError, "token.remove_ca", 20 s);
 
 crate::service_port! {
     /// What the holder may ask of the token service.
@@ -257,15 +257,15 @@ crate::service_port! {
         forget: Forget,
         /// Check a signature; `SIGNED` or `LOCALLY_SIGNED` comes back.
         verify_signature: VerifySignature,
+        /// The device's identity.
+        identify: Identify,
+        /// The device's certificate.
+        install_certificate: InstallCertificate,
         /// Trust another CA.
         register_ca: RegisterCa,
         /// Which CAs are trusted.
         list_cas: ListCas,
         /// Trust one no longer.
         remove_ca: RemoveCa,
-        /// The device's identity.
-        identify: Identify,
-        /// The device's certificate.
-        install_certificate: InstallCertificate,
     }
 }

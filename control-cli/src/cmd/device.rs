@@ -1,7 +1,6 @@
 //! Commands about the device as a whole.
 
 use std::{
-    fs,
     io::{self, BufRead, IsTerminal},
     path::Path,
 };
@@ -118,12 +117,8 @@ pub fn pull_csr(context: &Context<'_>, file: &Path) -> Result<u8, CliError> {
 
 /// `push_cert`; the file is read before the daemon is bothered.
 pub fn push_cert(context: &Context<'_>, file: &Path) -> Result<u8, CliError> {
-    let certificate = fs::read(file).map_err(|source| CliError::File {
-        path: file.to_owned(),
-        source,
-    })?;
     let request = ControllerToDaemon {
-        device_cert: Some(certificate),
+        device_cert: Some(super::file(file)?),
         ..client::bare(Command::PushDeviceCert)
     };
     let words = Words {

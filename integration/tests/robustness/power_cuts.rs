@@ -107,6 +107,19 @@ fn opened_by<'a>(daemon: &Daemon, pins: &[&'a str]) -> Option<&'a str> {
     Some(pin)
 }
 
+/// Cuts a start off and checks that the next ones keep what is written; whether the start was answered.
+fn cut_a_start(daemon: &mut Daemon, call: &str, n: usize) -> bool {
+    let cut = Cut::attach(daemon, call, n);
+    let done = start(daemon, "trustme");
+    cut.end(daemon);
+    if daemon.state("web") == "RUNNING" {
+        stop(daemon, "trustme");
+    }
+    write(daemon, "trustme");
+    assert_eq!(opened_by(daemon, &["trustme"]), Some("trustme"));
+    done
+}
+
 #[test]
 fn a_first_start_that_is_cut_off_can_be_made_again() {
     let mut daemon = daemon();
@@ -121,14 +134,7 @@ fn a_first_start_that_is_cut_off_can_be_made_again() {
         "write",
     ];
     everywhere(&calls, |call, n| {
-        let cut = Cut::attach(&daemon, call, n);
-        let done = start(&daemon, "trustme");
-        cut.end(&mut daemon);
-        if daemon.state("web") == "RUNNING" {
-            stop(&daemon, "trustme");
-        }
-        write(&daemon, "trustme");
-        assert_eq!(opened_by(&daemon, &["trustme"]), Some("trustme"));
+        let done = cut_a_start(&mut daemon, call, n);
         daemon.control().ok(&["wipe", "web"]);
         done
     });
@@ -184,14 +190,7 @@ fn a_token_of_the_existing_system_survives_the_cut_of_its_migration() {
         let _ = fs::remove_file(tokens.join("device.tok"));
         fs::copy(&kit().token, tokens.join("device.p12")).unwrap();
         daemon.control().ok(&["wipe", "web"]);
-        let cut = Cut::attach(&daemon, call, n);
-        let done = start(&daemon, "trustme");
-        cut.end(&mut daemon);
-        if daemon.state("web") == "RUNNING" {
-            stop(&daemon, "trustme");
-        }
-        write(&daemon, "trustme");
-        assert_eq!(opened_by(&daemon, &["trustme"]), Some("trustme"));
+        let done = cut_a_start(&mut daemon, call, n);
         assert!(!tokens.join("device.p12").exists());
         done
     });

@@ -161,6 +161,9 @@ pub async fn check_encryption(
     id: ContainerId,
     volumes: Vec<Volume>,
 ) -> Result<Vec<Volume>, ContainerError> {
+    if volumes.is_empty() {
+        return Ok(volumes);
+    }
     env.in_turn(id, &env.storage, move |env| {
         let checked = env.volumes.check_encryption(id, &volumes);
         checked.map_err(|error| volume_failed(error).of(id))?;

@@ -27,6 +27,7 @@ use cml_wire::{
 };
 use tokio::{
     sync::{Mutex, watch},
+    task::JoinHandle,
     time::Instant,
 };
 
@@ -400,6 +401,24 @@ impl Handler<Remove> for Manager {
     }
 }
 
+/// Begins the same work on all of these containers, before any of it is waited for.
+fn at_once<T: 'static>(
+    entries: Vec<Entry>,
+    work: impl AsyncFn(&Entry) -> T + Clone + 'static,
+) -> Vec<JoinHandle<(ContainerId, T)>> {
+    let begin = |entry: Entry| {
+        let work = work.clone();
+        spawn(async move { (entry.id, work(&entry).await) })
+    };
+    entries.into_iter().map(begin).collect()
+}
+
+/// Asks all of these containers to stop; each tells whether it has.
+fn halt_all(entries: Vec<Entry>) -> Vec<JoinHandle<(ContainerId, bool)>> {
+    let limit = Instant::now() + SHUTDOWN_LIMIT;
+    at_once(entries, async move |entry| entry.halt(limit).await)
+}
+
 impl Handler<Wipe> for Manager {
     type Result = ResponseFuture<Result<(), ContainerError>>;
 
@@ -416,12 +435,7 @@ impl Handler<WipeAll> for Manager {
     type Result = ResponseFuture<Result<(), ContainerError>>;
 
     fn handle(&mut self, _: WipeAll, _: &mut Context<Self>) -> Self::Result {
-        let entries = self.entries.clone();
-        let wipes = entries
-            .into_iter()
-            .map(|entry| spawn(async move { (entry.id, entry.wipe().await) }));
-        // Collected first: all of them end at the same time.
-        let wipes: Vec<_> = wipes.collect();
+        let wipes = at_once(self.entries.clone(), async |entry| entry.wipe().await);
         Box::pin(async move {
             let mut outcome = Ok(());
             for wipe in wipes {
@@ -476,13 +490,7 @@ impl Handler<Shutdown> for Manager {
         let entries = self.entries.clone();
         let hierarchies = self.env.hierarchies.clone();
         Box::pin(async move {
-            let limit = Instant::now() + SHUTDOWN_LIMIT;
-            let halts = entries
-                .into_iter()
-                .map(|entry| spawn(async move { (entry.id, entry.halt(limit).await) }));
-            // Collected first: all of them stop at the same time.
-            let halts: Vec<_> = halts.collect();
-            for halt in halts {
+            for halt in halt_all(entries) {
                 if let Ok((id, false)) = halt.await {
                     tracing::error!(container = %id, "still there; it is left running");
                 }
@@ -500,17 +508,11 @@ impl Handler<StopAll> for Manager {
         let running = |entry: &&Entry| !entry.view.borrow().state.is_at_rest();
         let entries: Vec<_> = self.entries.iter().filter(running).cloned().collect();
         Box::pin(async move {
-            let limit = Instant::now() + SHUTDOWN_LIMIT;
-            let halts = entries
-                .into_iter()
-                .map(|entry| spawn(async move { (entry.id, entry.halt(limit).await) }));
-            // Collected first: all of them stop at the same time.
-            let halts: Vec<_> = halts.collect();
             let mut all = StoppedAll {
                 stopped: 0,
                 left: Vec::new(),
             };
-            for halt in halts {
+            for halt in halt_all(entries) {
                 match halt.await {
                     Ok((_, true)) => all.stopped += 1,
                     Ok((id, false)) => all.left.push(id),

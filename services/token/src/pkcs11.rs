@@ -13,6 +13,7 @@ use std::{
 };
 
 use cml_bus::{api::token::TokenError, id::ContainerId, secret::Pin};
+use cml_sys::random;
 use cryptoki::{
     context::Pkcs11,
     error::{Error, RvError},
@@ -138,7 +139,7 @@ impl Pkcs11Token {
     /// As [`Pkcs11Token::check`], or the token lacks its key or AES-GCM.
     pub fn wrap(&self, pin: &Pin, key: &[u8]) -> Result<Vec<u8>, TokenError> {
         let mut nonce = [0; NONCE_BYTES];
-        openssl::rand::rand_bytes(&mut nonce).map_err(|error| self.unusable(error))?;
+        random::fill(&mut nonce).map_err(|error| self.unusable(error))?;
         let sealed = self.within(|module| {
             let session = self.log_in(module, pin)?;
             let with = self.key(&session)?;

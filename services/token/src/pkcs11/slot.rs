@@ -2,6 +2,7 @@
 //! to a PIN.
 
 use cml_bus::{api::token::TokenError, secret::Pin};
+use cml_sys::random;
 use cryptoki::{
     context::Pkcs11,
     error::{Error, RvError},
@@ -111,7 +112,7 @@ impl Pkcs11Token {
     fn officer_pin(&self, longest: usize) -> Result<AuthPin, TokenError> {
         // 24 bytes are 32 characters of Base64.
         let mut bytes = Zeroizing::new([0; 24]);
-        openssl::rand::rand_bytes(&mut *bytes).map_err(|error| self.unusable(error))?;
+        random::fill(&mut *bytes).map_err(|error| self.unusable(error))?;
         let text = Zeroizing::new(openssl::base64::encode_block(&*bytes));
         Ok(AuthPin::from(&text[..text.len().min(longest)]))
     }

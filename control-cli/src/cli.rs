@@ -29,7 +29,7 @@ Environment:
 
 Exit status:
   0    done
-  1    the daemon refused the command or could not carry it out
+  1    the daemon refused the command or could not carry it out; `check` found a mistake
   2    wrong usage
   125  the daemon cannot be reached
   `run` ends with the status of its command, 128 + n if signal n ended it.";
@@ -80,6 +80,15 @@ Registering a CA twice changes nothing. `ca_list` shows the CAs, `ca_remove` rem
 
 Example:
   control ca_register rootca.cert";
+
+const CHECK_HELP: &str = "\
+Every mistake is shown with its line and column, on standard output. Whether a guest OS is
+installed or a signature is good only the daemon can tell.
+
+Examples:
+  control check web.conf
+  control check --kind device /etc/cml/device.conf
+  control check *.conf && control create web.conf";
 
 const RUN_HELP: &str = "\
 The command gets a terminal if standard input or standard output is one; else pipes, which
@@ -282,6 +291,9 @@ pub enum Command {
     Config(Target),
     /// Load the configurations of all stopped containers again
     Reload(Ignored),
+    /// Look for mistakes in configuration files, without a daemon
+    #[command(after_help = CHECK_HELP)]
+    Check(Check),
     /// Run a command in a container
     #[command(after_help = RUN_HELP)]
     Run(Run),
@@ -298,6 +310,28 @@ pub enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Configurations in protobuf text; `-` is standard input
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// What they are [default: what each looks most like]
+    #[arg(short, long, value_enum)]
+    pub kind: Option<Kind>,
+}
+
+/// The kinds of configuration files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Of a container, for `create` and `update_config`
+    Container,
+    /// Of a guest operating system, for `push_guestos_config`
+    Guestos,
+    /// Of the device: device.conf
+    Device,
 }
 
 /// A container, and words after it that existing scripts pass and that mean nothing

@@ -40,6 +40,33 @@ fn list_sends_and_shows_the_recorded_bytes() {
 }
 
 #[test]
+fn check_explains_every_mistake_and_asks_no_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (dir.path().join("good.conf"), dir.path().join("bad.conf"));
+    fs::write(&good, "name: \"web\"\nguest_os: \"busybox\"\n").unwrap();
+    fs::write(&bad, "nme: \"web\"\nguest_os: \"../x\"\ncolor: red\n").unwrap();
+    let check = |file| {
+        let mut command = control();
+        command.env("CML_SOCKET", "/nonexistent").arg("check");
+        command.arg(file).output().unwrap()
+    };
+    let output = check(&good);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).ends_with("container, no mistakes\n"));
+    let output = check(&bad);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = text(&output.stdout);
+    for place in [
+        "bad.conf:1:1: ",
+        "bad.conf:2:11: ",
+        "bad.conf:3:8: ",
+        "bad.conf:4:1: ",
+    ] {
+        assert!(shown.contains(place), "{shown}");
+    }
+}
+
+#[test]
 fn start_takes_the_pin_from_a_pipe() {
     let daemon = Daemon::start(|peer| {
         peer.resolve();

@@ -1,5 +1,6 @@
 //! One file per family of commands; here is what they share.
 
+mod check;
 mod containers;
 mod device;
 mod guestos;
@@ -144,6 +145,7 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::State(target) => containers::state(&context, &target.container),
         Command::Config(target) => containers::config(&context, &target.container),
         Command::Reload(_) => device::reload(&context),
+        Command::Check(check) => check::check(context.format, &check),
         Command::Run(run) => run::run(&context, &run),
         Command::Freeze(target) => containers::simple(
             &context,

@@ -2,7 +2,8 @@
 //!
 //! [`proto`] holds the messages of the control socket, of the configuration files and of the socket inside
 //! containers, compiled from `protocol/proto`; [`frame`] cuts a byte stream into them; [`text`] is the
-//! protobuf text form that configuration files and the command line use. No policy, no actors, no choice
+//! protobuf text form that configuration files and the command line use; [`rules`] says what the values in such
+//! a file must keep to. No policy, no actors, no choice
 //! of I/O: whoever links this crate decides how the bytes come and go.
 
 #![forbid(unsafe_code)]
@@ -10,6 +11,7 @@
 pub mod frame;
 pub mod paths;
 mod redact;
+pub mod rules;
 pub mod text;
 
 /// The messages, one flat module as the definitions have no package. Documented in `protocol/proto/*.proto`.

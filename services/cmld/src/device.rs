@@ -1,15 +1,11 @@
 //! What the device says about itself: `device.conf` and the provisioned flag (protocol.md 2.6, 7.3).
 
-mod checks;
-
 use std::{fs, io, path::Path};
 
 use cml_wire::{
     proto::{DeviceConfig, device_config::ProvisionedProfile},
-    text,
+    rules::{self, Mistake},
 };
-
-use checks::Unfit;
 
 /// Exists once the device was put into provisioned mode.
 pub const PROVISIONED_FLAG: &str = "_cml_provisioned_";
@@ -34,27 +30,13 @@ pub enum DeviceError {
         /// What the kernel said.
         source: std::io::Error,
     },
-    /// It is no configuration.
-    #[error("`{path}`: {source}")]
+    /// It is no configuration, or a value means nothing.
+    #[error("`{path}`: {source}; `control check {path}` shows all mistakes")]
     Invalid {
         /// The file.
         path: String,
         /// Line, column and what is wrong there.
-        source: text::TextError,
-    },
-    /// A value means nothing.
-    #[error("`{path}`: line {line}, column {column}: `{field}`: {reason}")]
-    Unfit {
-        /// The file.
-        path: String,
-        /// From 1.
-        line: usize,
-        /// From 1, in bytes.
-        column: usize,
-        /// The field.
-        field: &'static str,
-        /// What is wrong, and what would be right.
-        reason: String,
+        source: Mistake,
     },
 }
 
@@ -70,21 +52,10 @@ impl Device {
             path: shown.clone(),
             source: error.source,
         })?;
-        let config = text::parse(&bytes).map_err(|source| DeviceError::Invalid {
-            path: shown.clone(),
+        let config = rules::read(&bytes).map_err(|source| DeviceError::Invalid {
+            path: shown,
             source,
         })?;
-        if let Some(Unfit { field, reason }) = checks::unfit(&config) {
-            // A default is never unfit, so the field stands in the text.
-            let (line, column) = text::locate(&bytes, field).unwrap_or((1, 1));
-            return Err(DeviceError::Unfit {
-                path: shown,
-                line,
-                column,
-                field,
-                reason,
-            });
-        }
         Ok(Self {
             config,
             provisioned: is_set(&base.join(PROVISIONED_FLAG)),
@@ -144,7 +115,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("line 2, column 11: `host_dns`: `dns` is no IP address"),
+            error.contains("line 2, column 11: `host_dns`: \"dns\" is no IP address"),
             "{error}"
         );
     }

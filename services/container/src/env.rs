@@ -22,7 +22,7 @@ use cml_bus::{
     id::ContainerId,
 };
 use cml_sys::{cgroup::Hierarchies, file, host, loopdev, mount::Restrict, mounted::Mounted};
-use cml_wire::proto::ContainerConfig;
+use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE};
 
 use crate::{
     ids::Slots,
@@ -77,9 +77,6 @@ pub struct Env {
 
 /// Where the files lie that BIND_FILE mounts show (runtime.md 7).
 const SHARED_FILES: &str = "files_shared";
-
-/// The image in which the existing system keeps the files that BIND_FILE mounts show (runtime.md 3.2).
-pub(crate) const SHARED_STORE: &str = "_store.img";
 
 /// Shows the files of such an image where ours would lie, if there is one.
 fn shared_store(dir: &Path) -> Option<Mounted> {

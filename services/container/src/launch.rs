@@ -20,10 +20,10 @@ use cml_sys::{
     host::{self, Tree},
     pidfd, proc,
 };
-use cml_wire::{proto::ContainerConfig, text};
+use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE, text};
 
 use crate::{
-    env::{Env, SHARED_STORE},
+    env::Env,
     plan::{self, Planned, SERVICE_SOCKET, TreeSource},
     record::{Facts, Found, Record, Running, Undo, unwind},
     view::Guest,

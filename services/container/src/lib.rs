@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod actor;
-mod check;
 mod ending;
 mod entry;
 mod env;

@@ -12,12 +12,11 @@ use cml_bus::{
 };
 use cml_wire::{
     proto::{ContainerConfig, ContainerTrust, GuestOsConfig},
-    text,
+    rules, text,
 };
 
 use crate::{
-    check::check, env::Env, launch, one::Reconfigure, record::Found, unlock::holder, view::Guest,
-    volumes::spec,
+    env::Env, launch, one::Reconfigure, record::Found, unlock::holder, view::Guest, volumes::spec,
 };
 
 /// A configuration that was read, verified and checked.
@@ -116,9 +115,7 @@ impl Env {
                 return Err(bad("only the local CA vouches for its signature".into()));
             }
         }
-        let config = text::parse(bytes).map_err(|error| bad(error.to_string()))?;
-        check(&config).map_err(|error| bad(error.to_string()))?;
-        Ok(config)
+        rules::read(bytes).map_err(|error| bad(error.to_string()))
     }
 
     /// What the guest OS makes of the container; `None` when it is not installed.

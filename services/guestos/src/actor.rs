@@ -17,13 +17,11 @@ use cml_bus::{
     event::{Event, Events},
     supervisor::Watch,
 };
-use cml_sys::path::is_component;
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
+use cml_wire::rules::{has_image, is_component};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
-use crate::{
-    catalogue::Catalogue, check::has_image, images::Images, install::Installer, select::select,
-};
+use crate::{catalogue::Catalogue, images::Images, install::Installer, select::select};
 
 /// What the service needs to know of the device.
 #[derive(Debug, Clone)]

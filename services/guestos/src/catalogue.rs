@@ -13,11 +13,11 @@ use cml_bus::{
 };
 use cml_wire::{
     proto::{ContainerTrust, GuestOsConfig},
-    text,
+    rules,
 };
 use tokio::sync::{Mutex, watch};
 
-use crate::{actor::Settings, check::check, staging, store};
+use crate::{actor::Settings, staging, store};
 
 /// The installed guest OSes at one time.
 pub type List = Arc<Vec<Installed>>;
@@ -136,8 +136,7 @@ impl Catalogue {
             ));
         }
         let bad = |reason: String| GuestOsError::BadConfig(reason);
-        let config: GuestOsConfig = text::parse(&bytes).map_err(|error| bad(error.to_string()))?;
-        check(&config).map_err(|error| bad(error.to_string()))?;
+        let config: GuestOsConfig = rules::read(&bytes).map_err(|error| bad(error.to_string()))?;
         Ok(Installed {
             config: Arc::new(config),
             trust,

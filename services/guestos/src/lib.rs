@@ -10,7 +10,6 @@
 
 mod actor;
 mod catalogue;
-mod check;
 mod digest;
 mod fetch;
 mod http;

@@ -12,7 +12,8 @@ use std::{
 };
 
 use cml_bus::api::provisioning::{LogItem, LogPart, ProvisioningError};
-use cml_sys::{atomic, file, path::is_component};
+use cml_sys::{atomic, file};
+use cml_wire::rules::is_component;
 use tokio::sync::mpsc;
 
 /// The most bytes in one part. The existing system sends 64 MiB at once; clients append whatever comes.

@@ -128,16 +128,6 @@ pub fn final_name(root: impl AsFd, path: &Path) -> Result<PathBuf> {
     ))
 }
 
-/// Whether a name can be one component of a path: not empty, no `/`, no NUL, not `.` or `..`, at most
-/// 255 bytes (runtime.md 9, number 61).
-pub fn is_component(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 255
-        && name != "."
-        && name != ".."
-        && !name.contains(['/', '\0', '\n'])
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -183,13 +173,5 @@ mod tests {
         assert_eq!(name.file_name().unwrap(), "systemd");
         symlink("loop", dir.path().join("loop")).unwrap();
         assert!(final_name(&fd, Path::new("/loop")).is_err());
-    }
-
-    #[test]
-    fn names_that_are_paths_are_no_components() {
-        for bad in ["", ".", "..", "a/b", "/", "a\0", "x\n"] {
-            assert!(!is_component(bad), "{bad:?}");
-        }
-        assert!(is_component("root") && is_component("..."));
     }
 }

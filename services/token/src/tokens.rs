@@ -12,7 +12,7 @@ use cml_bus::{
     secret::{Key, Pin},
 };
 
-use cml_sys::path::is_component;
+use cml_wire::rules::is_component;
 
 use crate::{
     keyring::Keyring,

@@ -32,6 +32,12 @@ pub struct Place {
     pub column: usize,
 }
 
+impl Default for Place {
+    fn default() -> Self {
+        Self { line: 1, column: 1 }
+    }
+}
+
 impl Place {
     pub fn error(self, what: What) -> TextError {
         TextError {
@@ -52,7 +58,7 @@ impl<'t> Lexer<'t> {
     pub fn new(text: &'t [u8]) -> Self {
         Self {
             rest: text,
-            at: Place { line: 1, column: 1 },
+            at: Place::default(),
         }
     }
 
@@ -76,6 +82,17 @@ impl<'t> Lexer<'t> {
         Ok((token, at))
     }
 
+    /// Leaves out the rest of the line.
+    pub fn skip_line(&mut self) {
+        while !matches!(self.bump(), None | Some(b'\n')) {}
+    }
+
+    /// Where the next token begins.
+    pub fn place(&mut self) -> Place {
+        self.skip_blank();
+        self.at
+    }
+
     fn bump(&mut self) -> Option<u8> {
         let (&byte, rest) = self.rest.split_first()?;
         self.rest = rest;
@@ -92,7 +109,7 @@ impl<'t> Lexer<'t> {
         while let Some(byte) = self.rest.first() {
             match byte {
                 b' ' | b'\t' | b'\r' | b'\n' => drop(self.bump()),
-                b'#' => while !matches!(self.bump(), None | Some(b'\n')) {},
+                b'#' => self.skip_line(),
                 _ => break,
             }
         }

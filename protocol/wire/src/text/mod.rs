@@ -3,17 +3,19 @@
 //! [`print_file`] writes only what the oldest reader understands, [`print`] what the command line shows; [`parse`] reads that and, beyond it, comments,
 //! DOS line ends, hexadecimal numbers, numeric enums, lists and single quotes.
 
+mod examine;
 mod lexer;
-mod locate;
 mod printer;
 mod reader;
+mod similar;
+mod survey;
 
 use std::sync::OnceLock;
 
 use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, MessageDescriptor};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
-pub use locate::locate;
+pub use examine::{Examined, examine};
 use printer::Beyond;
 pub use reader::MAX_DEPTH;
 
@@ -51,12 +53,14 @@ pub enum What {
         found: String,
     },
     /// The message has no such field.
-    #[error("{message} has no field `{field}`")]
+    #[error("{message} has no field `{field}`{}", meant(like.as_deref()))]
     UnknownField {
         /// The message's name.
         message: String,
         /// The field's name.
         field: String,
+        /// The name of a field that looks like it.
+        like: Option<String>,
     },
     /// The value does not fit the field's type.
     #[error("{value} is no {kind} for `{field}`")]
@@ -84,6 +88,11 @@ pub enum What {
     Depth,
 }
 
+fn meant(like: Option<&str>) -> String {
+    like.map(|name| format!("; did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
 /// The form the command line shows: every byte beyond printable ASCII as an octal escape.
 #[must_use]
 pub fn print<M: Message + Name>(message: &M) -> String {
@@ -102,13 +111,15 @@ pub fn print_file<M: Message + Name>(message: &M) -> String {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn parse<M: Message + Name + Default>(text: &[u8]) -> Result<M, TextError> {
-    reader::parse(&descriptor::<M>(), text).map(|dynamic| {
-        #[allow(clippy::expect_used)]
-        // Built after the same descriptor field by field, so the bytes fit the message.
-        dynamic
-            .transcode_to()
-            .expect("a message of this descriptor")
-    })
+    reader::parse(&descriptor::<M>(), text).map(|dynamic| typed(&dynamic))
+}
+
+#[allow(clippy::expect_used)]
+fn typed<M: Message + Default>(dynamic: &DynamicMessage) -> M {
+    // Built after the same descriptor field by field, so the bytes fit the message.
+    dynamic
+        .transcode_to()
+        .expect("a message of this descriptor")
 }
 
 #[allow(clippy::expect_used)]

@@ -224,7 +224,7 @@ fn labels(site: &Site) -> [String; 2] {
 fn subvolume(volume: &Volume) -> Option<String> {
     let wanted = options(&volume.options);
     let name = wanted.iter().find(|(key, _)| *key == "subvol")?.1;
-    (volume.fs_type == "btrfs" && cml_sys::path::is_component(name)).then(|| name.to_owned())
+    (volume.fs_type == "btrfs" && cml_wire::rules::is_component(name)).then(|| name.to_owned())
 }
 
 /// The loop device of an image, and its size.

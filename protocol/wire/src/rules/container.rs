@@ -1,0 +1,125 @@
+//! A container's configuration (protocol.md 2.3; SEC-08).
+
+use super::{Breach, Breaches, words};
+use crate::proto::{ContainerConfig, ContainerType};
+
+/// Everything that would become part of a path, a name in the kernel, or an argument, and must not.
+pub fn breaches(config: &ContainerConfig) -> Vec<Breach> {
+    let mut found = Breaches::default();
+    found.note("name", words::container_name(&config.name));
+    found.note("guest_os", words::component(&config.guest_os));
+    let kvm = config.r#type() == ContainerType::Kvm;
+    found.note(
+        "type",
+        kvm.then(|| "KVM is not supported; use CONTAINER".into()),
+    );
+    found.each("init_env", &config.init_env, |word| {
+        words::environment(word)
+    });
+    for (index, size) in config.image_sizes.iter().enumerate() {
+        let at = |field| format!("image_sizes[{index}].{field}");
+        found.note(at("image_name"), words::component(&size.image_name));
+        let file = size.image_file.as_deref();
+        found.note(at("image_file"), file.and_then(words::component));
+    }
+    found.each("fifos", &config.fifos, |name| words::component(name));
+    for (index, vnet) in config.vnet_configs.iter().enumerate() {
+        let at = |field| format!("vnet_configs[{index}].{field}");
+        found.note(at("if_name"), words::interface(&vnet.if_name));
+        let outside = vnet.if_rootns_name.as_deref();
+        found.note(at("if_rootns_name"), outside.and_then(words::interface));
+    }
+    let dns = config.dns_server.as_deref();
+    found.note("dns_server", dns.and_then(words::address));
+    found.note("assign_cpus", config.assign_cpus.as_deref().and_then(cpus));
+    let module = config.pkcs11_module.as_deref();
+    found.note("pkcs11_module", module.and_then(words::component));
+    found.0
+}
+
+fn cpus(list: &str) -> Option<String> {
+    let odd = |letter: char| !letter.is_ascii_digit() && !",-".contains(letter);
+    list.contains(odd)
+        .then(|| format!("{list:?} is no list of processors such as `0-1,3`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::{ContainerImageSize, ContainerVnetConfig};
+
+    fn changed(change: impl FnOnce(&mut ContainerConfig)) -> Vec<String> {
+        let mut config = ContainerConfig {
+            name: "web".into(),
+            guest_os: "busybox".into(),
+            ..Default::default()
+        };
+        change(&mut config);
+        let found = breaches(&config).into_iter();
+        found.map(|breach| breach.field).collect()
+    }
+
+    #[test]
+    fn a_minimal_configuration_and_one_in_another_language_are_accepted() {
+        assert!(changed(|_| {}).is_empty());
+        assert!(changed(|c| c.name = "Bücher 2".into()).is_empty());
+        assert!(changed(|c| c.dns_server = Some("fd00::1".into())).is_empty());
+        assert!(changed(|c| c.assign_cpus = Some("0-1,3".into())).is_empty());
+    }
+
+    #[test]
+    fn words_that_are_no_plain_names_are_refused() {
+        for bad in ["", "..", "a/b", "a\0", "a\nb"] {
+            assert_eq!(
+                changed(|c| c.guest_os = bad.into()),
+                ["guest_os"],
+                "{bad:?}"
+            );
+            assert_eq!(
+                changed(|c| c.fifos = vec!["a".into(), bad.into()]),
+                ["fifos[1]"]
+            );
+            assert_eq!(changed(|c| c.init_env = vec![bad.into()]), ["init_env[0]"]);
+            let size = ContainerImageSize {
+                image_name: bad.into(),
+                image_file: Some(bad.into()),
+                ..Default::default()
+            };
+            assert_eq!(
+                changed(|c| c.image_sizes = vec![size]),
+                ["image_sizes[0].image_name", "image_sizes[0].image_file"]
+            );
+        }
+        for bad in ["", "sixteen-bytes-xx", "a b", "../x", "."] {
+            let vnet = ContainerVnetConfig {
+                if_name: bad.into(),
+                ..Default::default()
+            };
+            assert_eq!(
+                changed(|c| c.vnet_configs = vec![vnet]),
+                ["vnet_configs[0].if_name"]
+            );
+        }
+        let dns = Some("8.8.8.8; reboot".into());
+        assert_eq!(changed(|c| c.dns_server = dns), ["dns_server"]);
+        assert_eq!(
+            changed(|c| c.assign_cpus = Some("all".into())),
+            ["assign_cpus"]
+        );
+        assert_eq!(changed(|c| c.set_type(ContainerType::Kvm)), ["type"]);
+        let uuid = "b51f6038-aa7e-4cc7-b93a-fe187ef218f1";
+        assert_eq!(changed(|c| c.name = uuid.into()), ["name"]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_never_carries_what_a_mount_option_or_a_log_line_gives_a_meaning(
+            name in ".{0,70}", bad in prop::sample::select(vec!["+", ",", "=", "\0", "\n", "/"]),
+        ) {
+            let poisoned = format!("{name}{bad}");
+            prop_assert_eq!(changed(|c| c.name = poisoned), ["name"]);
+        }
+    }
+}

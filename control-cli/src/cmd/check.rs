@@ -84,7 +84,7 @@ fn strangers(mistakes: &[Mistake]) -> (usize, usize) {
     let count = |counts: fn(&What) -> bool| {
         let forms = mistakes.iter().filter_map(|mistake| match &mistake.wrong {
             Wrong::Form(what) => Some(what),
-            Wrong::Value(_) => None,
+            Wrong::Length(..) | Wrong::Value(_) => None,
         });
         forms.filter(|what| counts(what)).count()
     };

@@ -8,6 +8,7 @@ mod encryption;
 mod exec;
 mod freezer;
 mod groups;
+mod guestos_elsewhere;
 mod guestos_install;
 mod guests;
 mod lifecycle;

@@ -293,7 +293,10 @@ fn dates_count_from_the_moment_a_device_is_provisioned() {
         .device_conf
         .replace("hostedmode: true", "hostedmode: false");
     let mut daemon = Daemon::new(Setup {
-        device_conf: device.replace("signed_configs: false", "signed_configs: true"),
+        device_conf: format!(
+            "provisioned_profile: EXTENDED\n{}",
+            device.replace("signed_configs: false", "signed_configs: true")
+        ),
         ..plain
     });
     let conf = daemon.path("web.conf");
@@ -307,10 +310,23 @@ fn dates_count_from_the_moment_a_device_is_provisioned() {
     let [conf, sig, cert] = paths.each_ref().map(|path| path.to_str().unwrap());
     let create = ["create", conf, sig, cert];
     daemon.control().ok(&create);
+    // A guest OS whose certificate is out of its dates as well.
+    let text = fs::read_to_string(daemon.store().join("busybox-1.conf")).unwrap();
+    let old = daemon.store().join("old-1.conf");
+    fs::write(&old, text.replace("name: \"busybox\"", "name: \"old\"")).unwrap();
+    kit().sign(&old, "ssig_expired");
+    daemon.add_image("old-1", "root");
+    daemon.control().ok(&["reload"]);
+    let listed = |daemon: &Daemon| daemon.control().run(&["list_guestos"]).out;
+    assert!(listed(&daemon).contains("\"old\""));
     assert_eq!(
         client(&daemon).ask_bare(Command::SetProvisioned).response(),
         Response::CmdOk
     );
+    eventually("the guest OS is not trusted any more", || {
+        (!listed(&daemon).contains("\"old\"")).then_some(())
+    });
+    assert!(listed(&daemon).contains("\"busybox\""));
     let refused = daemon.control().run(&create);
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.err.contains("not trusted"), "{refused:?}");

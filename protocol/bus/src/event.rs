@@ -27,7 +27,7 @@ pub enum Event {
     ContainerListChanged,
     /// A guest OS was installed or removed, or is trusted differently from now on.
     GuestOsListChanged,
-    /// Another CA is trusted, or one is not any more.
+    /// Another CA is trusted, one is not any more, or the dates of certificates count from now on.
     RootsChanged,
 }
 

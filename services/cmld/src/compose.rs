@@ -154,6 +154,8 @@ pub fn compose(
         allow_sha1: device.config.allow_sha1_images(),
         update_base_url: device.config.update_base_url().to_owned(),
         reserve: device.config.free_space_reserve(),
+        backups: places.base.join("os_update_bak"),
+        flash_targets: device.flash_targets(),
     };
     let (port, token, told) = (ports.guestos.clone(), handed.guestos_token, events.clone());
     keep("guestos", &events, &tell, move |watch| {

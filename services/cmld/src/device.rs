@@ -1,6 +1,11 @@
 //! What the device says about itself: `device.conf` and the provisioned flag (protocol.md 2.6, 7.3).
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use cml_guestos::Targets;
 
 use cml_wire::{
     proto::{DeviceConfig, device_config::ProvisionedProfile},
@@ -60,6 +65,15 @@ impl Device {
             config,
             provisioned: is_set(&base.join(PROVISIONED_FLAG)),
         })
+    }
+
+    /// Where guest OSes may write images outside the store. A host is not theirs unless it says so.
+    pub fn flash_targets(&self) -> Targets {
+        let named = &self.config.flash_targets;
+        match named.is_empty() && !self.config.hostedmode {
+            true => Targets::Anywhere,
+            false => Targets::Within(named.iter().map(PathBuf::from).collect()),
+        }
     }
 
     /// The wider set of commands in provisioned mode.

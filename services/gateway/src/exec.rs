@@ -61,6 +61,7 @@ pub async fn run(request: ExecRequest, connection: &mut Connection) -> Result<()
         deferred,
         shared,
         closing,
+        ..
     } = connection;
     let hung_up = hang_up(closing, shared.admission.provisioned.clone());
     select! {

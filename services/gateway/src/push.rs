@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use cml_bus::{
-    api::guestos::{GuestOsError, Installation},
+    api::guestos::{GuestOsError, Installation, Push},
     error::BusError,
 };
 use cml_wire::proto::daemon_to_controller::Response;
@@ -30,8 +30,13 @@ pub async fn run(request: PushRequest, connection: &mut Connection) -> Result<()
         outbox,
         shared,
         closing,
+        peer,
         ..
     } = connection;
+    let push = Push {
+        caller: *peer,
+        ..push
+    };
     let begun = shared.ports.guestos.push.call(push).await;
     let Installation {
         progress: mut at,

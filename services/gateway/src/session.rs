@@ -61,6 +61,8 @@ pub struct Connection {
     pub shared: Rc<Shared>,
     /// Becomes true when the gateway shuts down.
     pub closing: watch::Receiver<bool>,
+    /// The process that connected, if the daemon can see it.
+    pub peer: Option<i32>,
 }
 
 /// Why a connection ends.
@@ -104,6 +106,8 @@ pub async fn serve(stream: UnixStream, shared: Rc<Shared>, closing: watch::Recei
         deferred: Deferred::new(),
         shared,
         closing,
+        // 0: it lives where this process cannot see it.
+        peer: pid.filter(|pid| *pid > 0),
     };
     match connection.run().await {
         End::Gone | End::Closing => tracing::debug!(pid, uid, "connection closed"),

@@ -373,6 +373,7 @@ fn push(command: Command, message: &mut ControllerToDaemon) -> Result<PushReques
                 &mut message.guestos_config_certificate,
                 "guestos_config_certificate",
             )?,
+            caller: None,
         },
         progress: message.want_progress.unwrap_or_default(),
     })

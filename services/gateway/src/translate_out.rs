@@ -164,6 +164,7 @@ fn start_code(error: &ContainerError) -> Response {
             | GuestOsError::BadImage { .. }
             | GuestOsError::Mount { .. }
             | GuestOsError::BadConfig(_)
+            | GuestOsError::Flash { .. }
             | GuestOsError::Downgrade { .. }
             | GuestOsError::Installing(_)
             | GuestOsError::Fetch { .. }
@@ -501,6 +502,10 @@ mod tests {
         });
         let mut guestos = vec![
             GuestOsError::BadConfig(text()),
+            GuestOsError::Flash {
+                target: text(),
+                reason: text(),
+            },
             GuestOsError::Downgrade {
                 name: text(),
                 version: 1,

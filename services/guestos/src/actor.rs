@@ -21,7 +21,13 @@ use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 use cml_wire::rules::{has_image, is_component};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
-use crate::{catalogue::Catalogue, images::Images, install::Installer, select::select};
+use crate::{
+    catalogue::Catalogue,
+    flash::{Flasher, Targets},
+    images::Images,
+    install::Installer,
+    select::select,
+};
 
 /// What the service needs to know of the device.
 #[derive(Debug, Clone)]
@@ -38,6 +44,20 @@ pub struct Settings {
     pub update_base_url: String,
     /// Percent of the disk that images leave free.
     pub reserve: u32,
+    /// The directory `os_update_bak`.
+    pub backups: PathBuf,
+    /// Where FLASH images may be written.
+    pub flash_targets: Targets,
+}
+
+impl Settings {
+    /// Who writes FLASH images.
+    pub(crate) fn flasher(&self) -> Flasher {
+        Flasher {
+            backups: self.backups.clone(),
+            targets: self.flash_targets.clone(),
+        }
+    }
 }
 
 /// The guest OS service.

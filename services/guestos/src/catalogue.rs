@@ -85,7 +85,13 @@ impl Catalogue {
     /// The first look at the store, after what a previous daemon has begun was finished.
     pub async fn open(&self) {
         let store = self.settings.store.clone();
-        let recovered = self.files.run(move || staging::recover(&store)).await;
+        let flasher = self.settings.flasher();
+        let recover = move || {
+            let recovered = staging::recover(&store);
+            flasher.recover(|stem| store::has(&store, stem));
+            recovered
+        };
+        let recovered = self.files.run(recover).await;
         let recovered = recovered.map_err(|died| BusError::from(died).into());
         let loaded = match recovered.and_then(|recovered| recovered) {
             Ok(()) => self.rescan().await,

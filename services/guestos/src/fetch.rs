@@ -20,7 +20,7 @@ use crate::{
     digest::{Hasher, Promise},
     http,
     meter::Meter,
-    source::Source,
+    source::{CallersRoot, Source},
 };
 
 /// How often a file is asked for (protocol.md 6.6).
@@ -71,6 +71,8 @@ impl Wanted {
 pub struct Download {
     /// Where it comes from.
     pub source: Source,
+    /// Where relative paths begin.
+    pub root: CallersRoot,
     /// What it must be.
     pub wanted: Wanted,
     /// Where it goes: exists, empty or with room for it.
@@ -166,24 +168,18 @@ impl State {
 
     fn attempt(&mut self) -> Result<(), Fault> {
         let from = self.done;
-        match self.download.source.clone() {
-            Source::Url(url) => {
-                let answer = http::get(&url, from, self.download.wanted.limit())?;
-                if answer.from != from {
-                    self.restart();
-                }
-                self.check_announced(answer.size)?;
-                self.take(answer.body)?;
-            }
-            Source::File(path) => {
-                let opened = path
-                    .canonicalize()
-                    .and_then(|path| cml_sys::file::open(&path).map_err(|error| error.source));
-                let file = opened.map_err(|error| Fault::Final(error.to_string()))?;
+        if let Source::Url(url) = &self.download.source {
+            let answer = http::get(url, from, self.download.wanted.limit())?;
+            if answer.from != from {
                 self.restart();
-                self.check_announced(file.metadata().ok().map(|found| found.len()))?;
-                self.take(Box::new(file))?;
             }
+            self.check_announced(answer.size)?;
+            self.take(answer.body)?;
+        } else if let Some(opened) = self.download.source.open(&self.download.root) {
+            let file = opened.map_err(|error| Fault::Final(error.to_string()))?;
+            self.restart();
+            self.check_announced(file.metadata().ok().map(|found| found.len()))?;
+            self.take(Box::new(file))?;
         }
         self.finish(from > 0)
     }

@@ -17,15 +17,17 @@ use cml_bus::{
     blocking::Pool,
     error::BusError,
 };
-use cml_wire::proto::GuestOsConfig;
+use cml_wire::proto::{GuestOsConfig, guest_os_mount::Type};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     catalogue::Catalogue,
+    digest::Promise,
     fetch::{Download, Wanted},
+    flash::Flash,
     images::Images,
     meter::Meter,
-    source::{Source, hardware},
+    source::{CallersRoot, Source, hardware},
     staging::{self, Staging},
     store,
     version::admit,
@@ -80,6 +82,7 @@ pub struct Order {
     installed: Installed,
     signed: VerifySignature,
     files: Vec<Needed>,
+    root: CallersRoot,
     _claim: Claim,
     pub meter: Arc<Meter>,
 }
@@ -124,6 +127,8 @@ impl Installer {
     /// Everything that can be said before anything is written or fetched.
     pub async fn accept(&self, push: Push) -> Result<Order, GuestOsError> {
         self.catalogue.loaded().await?;
+        // At once: the process may be gone, and its number another's, when the signature is checked.
+        let root = self.root_of(push.caller).await?;
         let signed = VerifySignature {
             data: push.config,
             signature: push.signature,
@@ -144,6 +149,7 @@ impl Installer {
             installed,
             signed,
             files,
+            root,
             _claim: claim,
         };
         let (dir, files) = (self.dir(&order.stem()), order.files.clone());
@@ -155,7 +161,20 @@ impl Installer {
         let missing = missing.map_err(BusError::from)?;
         self.sources(&order, &missing)?;
         self.check_room(&missing).await?;
+        let (flasher, config) = (self.catalogue.settings.flasher(), config.clone());
+        let permit = move || flasher.permit(&config);
+        let permitted = self.catalogue.files.run(permit).await;
+        permitted.map_err(BusError::from)??;
         Ok(order)
+    }
+
+    async fn root_of(&self, caller: Option<i32>) -> Result<CallersRoot, GuestOsError> {
+        let Some(caller) = caller else {
+            return Ok(None);
+        };
+        let open = move || cml_sys::proc::root_of(caller).ok().map(Arc::new);
+        let opened = self.catalogue.files.run(open).await;
+        Ok(opened.map_err(BusError::from)?)
     }
 
     /// Where the files come from.
@@ -218,13 +237,61 @@ impl Installer {
         let fetched = self.fetch(&order, &missing, sources, staging.1).await;
         let staging = Arc::new(staging.0);
         let installed = match fetched {
-            Ok(()) => self.commit(&order, staging.clone()).await,
+            Ok(()) => self.flash_and_commit(&order, staging.clone()).await,
             Err(error) => Err(error),
         };
         if installed.is_err() {
             let _ = self.catalogue.files.run(move || staging.abandon()).await;
         }
         installed
+    }
+
+    /// What belongs outside the store goes there first: a version that is installed is complete.
+    async fn flash_and_commit(
+        &self,
+        order: &Order,
+        staging: Arc<Staging>,
+    ) -> Result<(), GuestOsError> {
+        let flasher = self.catalogue.settings.flasher();
+        let flashes = self.flashes(order, &staging)?;
+        let (stem, store) = (order.stem(), self.catalogue.settings.store.clone());
+        let (flash, named) = (flasher.clone(), stem.clone());
+        let write = move || flash.write(&named, store::has(&store, &named), &flashes);
+        self.checks.run(write).await.map_err(BusError::from)??;
+        let committed = self.commit(order, staging).await;
+        let settle = {
+            let good = committed.is_ok();
+            move || match good {
+                true => flasher.done(&stem),
+                false => flasher.take_back(&stem),
+            }
+        };
+        let settled = self.checks.run(settle).await.map_err(BusError::from)?;
+        if let Err(error) = settled {
+            tracing::error!(%error, "the journal of a flashed version stays");
+        }
+        committed
+    }
+
+    /// The images of the version that belong elsewhere: fetched ones lie in the staging directory still.
+    fn flashes(&self, order: &Order, staging: &Staging) -> Result<Vec<Flash>, GuestOsError> {
+        let config = order.config();
+        let mounts = config.mounts.iter().chain(&config.mounts_setup);
+        let mut flashes = Vec::new();
+        for mount in mounts.filter(|mount| mount.mount_type() == Type::Flash) {
+            let name = format!("{}.img", mount.image_file);
+            let fetched = staging.image(&name);
+            let promise = Promise::of(mount, self.catalogue.settings.allow_sha1);
+            flashes.push(Flash {
+                image: match fetched.exists() {
+                    true => fetched,
+                    false => self.dir(&order.stem()).join(name),
+                },
+                promise: promise.map_err(GuestOsError::BadConfig)?,
+                target: PathBuf::from(&mount.mount_point),
+            });
+        }
+        Ok(flashes)
     }
 
     /// The directory to be filled, with a file for everything that is missing.
@@ -281,6 +348,7 @@ impl Installer {
             };
             Download {
                 source,
+                root: order.root.clone(),
                 wanted: needed.wanted.clone(),
                 into,
                 meter,

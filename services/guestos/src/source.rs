@@ -1,6 +1,8 @@
 //! Where images come from (protocol.md 6.6).
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, fs::File, io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+
+use cml_sys::file;
 
 /// A file to be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,7 +11,12 @@ pub enum Source {
     Url(String),
     /// From a directory that the daemon sees.
     File(PathBuf),
+    /// From a directory below the root of whoever asked.
+    CallersFile(PathBuf),
 }
+
+/// The root directory of the process that asked; `None` if it asked for nothing relative.
+pub type CallersRoot = Option<Arc<OwnedFd>>;
 
 /// What this machine is called in the paths of images; `None` when there are no images for it.
 pub fn hardware() -> Option<&'static str> {
@@ -42,9 +49,34 @@ impl Source {
                 path.extend(parts);
                 Ok(Self::File(path))
             }
-            "file" => Err(bad("must name an absolute path: file:///path")),
+            "file" if !rest.is_empty() => {
+                let mut path = PathBuf::from("/");
+                path.push(rest);
+                path.extend(parts);
+                Ok(Self::CallersFile(path))
+            }
             _ => Err(bad("must begin with https://, http:// or file://")),
         }
+    }
+}
+
+impl Source {
+    /// Opens the file, if it is one that can be opened here; `None` for those of servers.
+    pub fn open(&self, root: &CallersRoot) -> Option<io::Result<File>> {
+        let gone = || io::Error::other("whoever asked for it is gone");
+        let opened = match self {
+            Self::Url(_) => return None,
+            // Symbolic links on the way are the operator's.
+            Self::File(path) => path
+                .canonicalize()
+                .and_then(|path| file::open(&path).map_err(|error| error.source)),
+            // A link of a container leads nowhere else (protocol.md 8.1, S18).
+            Self::CallersFile(path) => root
+                .as_ref()
+                .ok_or_else(gone)
+                .and_then(|root| file::open_in_root(root, path).map_err(|error| error.source)),
+        };
+        Some(opened)
     }
 }
 
@@ -53,6 +85,10 @@ impl fmt::Display for Source {
         match self {
             Self::Url(url) => f.write_str(&without_user(url)),
             Self::File(path) => write!(f, "file://{}", path.display()),
+            Self::CallersFile(path) => {
+                let relative = path.strip_prefix("/").unwrap_or(path);
+                write!(f, "file://{}", relative.display())
+            }
         }
     }
 }
@@ -101,6 +137,7 @@ mod tests {
             ("http://host:8080/a/b/", "http://host:8080/a/b/"),
             ("HTTP://host", "HTTP://host/"),
             ("file:///srv/images", "file:///srv/images/"),
+            ("file://var/volatile/tmp", "file://var/volatile/tmp/"),
         ] {
             assert_eq!(of(base).unwrap(), format!("{expected}{path}"));
         }
@@ -118,7 +155,6 @@ mod tests {
             "host",
             "/srv/images",
             "ftp://host",
-            "file://relative",
             "file://",
             "http://",
             "http:///path",

@@ -67,9 +67,14 @@ impl Staging {
         self.store.join(format!("{INSTALL}{}", self.stem))
     }
 
+    /// The place of an image that is fetched.
+    pub fn image(&self, file: &str) -> PathBuf {
+        self.dir().join(IMAGES).join(file)
+    }
+
     /// Where an image goes, with room for this many bytes; more may be written.
     pub fn reserve(&self, file: &str, size: u64) -> Result<PathBuf, GuestOsError> {
-        let path = self.dir().join(IMAGES).join(file);
+        let path = self.image(file);
         match size {
             0 => fs::File::create_new(&path).map_err(|error| failed(&path, error))?,
             size => cml_sys::space::reserve(&path, size).map_err(sys)?,

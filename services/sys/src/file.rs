@@ -5,9 +5,14 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions},
     io::Read,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::Path,
 };
+
+use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Result};
 
@@ -55,11 +60,21 @@ fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .context("open", shown)?;
-    match file
-        .metadata()
-        .context("inspect", path.display())?
-        .is_file()
-    {
+    regular(file, path)
+}
+
+/// Opens a regular file inside a root that may be hostile for reading.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_in_root(root: impl AsFd, path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    regular(crate::path::open_in_root(root, path, flags)?.into(), path)
+}
+
+fn regular(file: File, path: &Path) -> Result<File> {
+    let metadata = file.metadata().context("inspect", path.display())?;
+    match metadata.is_file() {
         true => Ok(file),
         false => Err(Error::invalid(
             "open",

@@ -1,6 +1,8 @@
 //! What procfs tells about processes and the machine.
 
-use std::fs;
+use std::{fs, os::fd::OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Context, Error, Result};
 
@@ -39,6 +41,16 @@ impl Stat {
     fn is_zombie(&self) -> bool {
         matches!(self.field(3), Some("Z" | "X"))
     }
+}
+
+/// The root directory of a process, for paths that mean what they mean to it.
+///
+/// # Errors
+/// The process is gone.
+pub fn root_of(pid: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/root");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, Mode::empty()).context("open", &path)
 }
 
 /// When a process started, in clock ticks after boot.

@@ -109,10 +109,27 @@ impl Token {
     }
 }
 
+impl Token {
+    /// What certificates vouched for until now may be out of their dates once these count (protocol.md 7.3).
+    fn watch_provisioning(&self, context: &mut Context<Self>) {
+        let mut provisioned = self.settings.provisioned.clone();
+        if self.settings.enforce_validity || provisioned.get() {
+            return;
+        }
+        let events = self.events.clone();
+        let tell = async move {
+            provisioned.entered().await;
+            events.publish(Event::RootsChanged);
+        };
+        context.spawn(tell.into_actor(self));
+    }
+}
+
 impl Actor for Token {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
+        self.watch_provisioning(context);
         if let DeviceToken::Ready = &*self.device_token.borrow() {
             return;
         }

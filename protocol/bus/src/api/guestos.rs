@@ -65,6 +65,8 @@ pub struct Push {
     pub signature: Vec<u8>,
     /// PEM: the signer first, then intermediates.
     pub certificate: Vec<u8>,
+    /// The process that asked: a `file://` URL with a relative path means a path below its root (protocol.md 6.6).
+    pub caller: Option<i32>,
 }
 
 /// An installation at work. It goes on when this is dropped.
@@ -194,6 +196,14 @@ pub enum GuestOsError {
         /// Where it should have come from.
         url: String,
         /// What went wrong.
+        reason: String,
+    },
+    /// A FLASH image cannot be written to its place.
+    #[error("cannot flash `{target}`: {reason}")]
+    Flash {
+        /// The file or device.
+        target: String,
+        /// What is wrong.
         reason: String,
     },
     /// The images do not fit on the disk.

@@ -16,6 +16,9 @@ pub fn breaches(config: &DeviceConfig) -> Vec<Breach> {
     found.note("host_if", words::interface(config.host_if()));
     found.note("host_gateway", words::address(config.host_gateway()));
     found.note("host_dns", words::address(config.host_dns()));
+    found.each("flash_targets", &config.flash_targets, |path| {
+        words::absolute(path)
+    });
     found.note("free_space_reserve", percent(config.free_space_reserve()));
     found.0
 }

@@ -51,6 +51,10 @@ impl Breaches {
 
 /// A configuration that has rules.
 pub trait Ruled: Message + Name + Default {
+    /// The longest text of it, in bytes. All configurations of a kind travel in one reply of less than 64 MiB
+    /// (protocol.md 1.3).
+    const LONGEST: usize = 256 << 10;
+
     /// All breaches, in the order of the fields.
     fn breaches(&self) -> Vec<Breach>;
 }
@@ -62,6 +66,9 @@ impl Ruled for ContainerConfig {
 }
 
 impl Ruled for GuestOsConfig {
+    // There may be an icon in it.
+    const LONGEST: usize = 4 << 20;
+
     fn breaches(&self) -> Vec<Breach> {
         guestos::breaches(self)
     }
@@ -88,6 +95,9 @@ pub struct Mistake {
 /// What is wrong with the text of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Wrong {
+    /// Its length.
+    #[error("the text has {0} bytes, and {1} are the most")]
+    Length(usize, usize),
     /// Its form.
     #[error(transparent)]
     Form(What),
@@ -101,7 +111,8 @@ pub enum Wrong {
 /// # Errors
 /// The first mistake.
 pub fn read<M: Ruled>(text: &[u8]) -> Result<M, Mistake> {
-    if let Ok(config) = text::parse::<M>(text)
+    if text.len() <= M::LONGEST
+        && let Ok(config) = text::parse::<M>(text)
         && config.breaches().is_empty()
     {
         return Ok(config);
@@ -113,6 +124,14 @@ pub fn read<M: Ruled>(text: &[u8]) -> Result<M, Mistake> {
 /// All mistakes in the text of a configuration, and what could be read of it.
 #[must_use]
 pub fn check<M: Ruled>(text: &[u8]) -> (M, Vec<Mistake>) {
+    if text.len() > M::LONGEST {
+        let mistake = Mistake {
+            line: 1,
+            column: 1,
+            wrong: Wrong::Length(text.len(), M::LONGEST),
+        };
+        return (M::default(), vec![mistake]);
+    }
     let examined = text::examine::<M>(text);
     let well_formed = examined.mistakes.is_empty();
     let mut mistakes: Vec<_> = examined
@@ -215,6 +234,15 @@ mod tests {
             ["line 2, column 1: `version`: it must be above 0"]
         );
         assert!(mistakes::<DeviceConfig>("").is_empty());
+    }
+
+    #[test]
+    fn a_text_may_be_so_long_and_no_longer() {
+        let longest = "#".repeat(DeviceConfig::LONGEST);
+        assert!(mistakes::<DeviceConfig>(&longest).is_empty());
+        let longer = longest + "#";
+        assert!(mistakes::<DeviceConfig>(&longer)[0].contains("262144 are the most"));
+        assert!(read::<DeviceConfig>(longer.as_bytes()).is_err());
     }
 
     #[test]

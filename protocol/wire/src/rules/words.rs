@@ -34,13 +34,14 @@ pub fn container_name(name: &str) -> Option<String> {
     let odd = |letter: char| letter.is_control() || "/+,=;".contains(letter);
     let good = (1..=HOST_NAME_MAX).contains(&name.len())
         && !name.starts_with('-')
+        && is_component(name)
         // It would be taken for the identity of another container.
         && Uuid::try_parse(name).is_err()
         && !name.contains(odd);
     (!good).then(|| {
         format!(
             "{name:?} is no name: 1 to {HOST_NAME_MAX} bytes, no control characters and none of `/ + , = ;`, not \
-             starting with `-`, no uuid"
+             starting with `-`, not `.` or `..`, no uuid"
         )
     })
 }

@@ -70,8 +70,8 @@ const PUSH_HELP: &str = "\
 The images come from `update_base_url` of the configuration, else of device.conf:
   <url>/operatingsystems/<x86|arm|riscv>/<name>-<version>/<image_file>.img
 over https://, http:// or from a directory: file:///path, or file://path below the root of
-whoever pushes. What is there already is not
-fetched again. Containers get a newer version when they start again.
+whoever pushes. What is there already is not fetched again. Containers get a newer version
+when the device or the daemon is started again, or at a `reload`.
 
 Example:
   control push_guestos_config busybox-2.conf busybox-2.sig busybox-2.cert";

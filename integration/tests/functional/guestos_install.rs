@@ -301,16 +301,35 @@ fn newer_versions_come_beside_older_ones_which_go_when_nobody_uses_them() {
     let error = Package::new(&daemon, "os", 1, |_| {}).refused(&daemon);
     assert!(error.contains("version 2"), "{error}");
     daemon.answers("web");
+    let version = |daemon: &Daemon| {
+        let config = daemon.control().ok(&["config", "web"]);
+        config.value("guestos_version")
+    };
+    // The update takes effect when the daemon starts again, and not before.
     daemon.control().ok(&["stop", "web"]);
     daemon.wait_for("web", "STOPPED");
+    daemon.control().ok(&["start", "web"]);
+    assert_eq!(version(&daemon), "1");
+    assert_eq!(daemon.stored(), files(&["os-1", "os-2", "other-1"]));
+    daemon.stop();
+    daemon.start();
+    daemon.wait_for_log("moved to the newest guest OS");
+    assert_eq!(version(&daemon), "2");
     eventually("the old version is gone", || {
         (daemon.stored() == files(&["os-2", "other-1"])).then_some(())
     });
     assert_eq!(versions(&daemon), ["2", "1"]);
     daemon.control().ok(&["start", "web"]);
-    daemon.stop();
-    daemon.start();
-    assert_eq!(daemon.stored(), files(&["os-2", "other-1"]));
+    // A reload is the other way, for whoever does not want to wait; what runs goes on with what it has.
+    Package::new(&daemon, "os", 3, |_| {}).pushed(&daemon);
+    daemon.create("name: \"late\"\nguest_os: \"os\"\nguestos_version: 2\ntoken_type: NONE\n");
+    daemon.control().ok(&["reload"]);
+    assert_eq!(version(&daemon), "3");
+    daemon.answers("web");
+    daemon.control().ok(&["stop", "web"]);
+    eventually("the old version is gone as well", || {
+        (daemon.stored() == files(&["os-3", "other-1"])).then_some(())
+    });
 }
 
 #[test]

@@ -186,24 +186,41 @@ impl Env {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// The guest OS that a container gets.
+    /// The guest OS that a container starts with: the version that was written down when it was loaded. Where
+    /// nobody signed for that version a newer one will do, should it be gone.
     pub(crate) async fn installed(
         &self,
         config: &ContainerConfig,
     ) -> Result<Installed, GuestOsError> {
-        let find = Find {
-            name: config.guest_os.clone(),
-            version: self.version_for(config),
-        };
-        self.guestos.find.call(find).await
+        let exact = Version::Exactly(config.guestos_version());
+        match self.find(config, exact).await {
+            Err(GuestOsError::NotInstalled { .. }) if !self.settings.signed_configs => {
+                self.newest(config).await
+            }
+            found => found,
+        }
     }
 
-    /// Which version of its guest OS a container gets (protocol.md 6.4).
-    pub(crate) fn version_for(&self, config: &ContainerConfig) -> Version {
-        match self.settings.signed_configs {
-            true => Version::Exactly(config.guestos_version()),
-            false => Version::AtLeast(config.guestos_version()),
-        }
+    /// The guest OS that a container moves to when it is loaded (protocol.md 6.4).
+    pub(crate) async fn newest(&self, config: &ContainerConfig) -> Result<Installed, GuestOsError> {
+        let version = config.guestos_version();
+        let version = match self.settings.signed_configs {
+            true => Version::Exactly(version),
+            false => Version::AtLeast(version),
+        };
+        self.find(config, version).await
+    }
+
+    async fn find(
+        &self,
+        config: &ContainerConfig,
+        version: Version,
+    ) -> Result<Installed, GuestOsError> {
+        let find = Find {
+            name: config.guest_os.clone(),
+            version,
+        };
+        self.guestos.find.call(find).await
     }
 }
 

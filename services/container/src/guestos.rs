@@ -93,15 +93,10 @@ impl Env {
         Ok(self.guestos.remove.call(Remove { name }).await?)
     }
 
-    /// Has versions deleted that no container needs. Where configurations are not signed, containers take the
-    /// newest one whatever they name (protocol.md 6.4).
+    /// Has versions deleted that no container needs.
     pub(crate) async fn purge_guestos(self: &Arc<Self>) {
         let purge = async {
-            let stored = match self.settings.signed_configs {
-                true => self.stored_configs().await?,
-                false => Vec::new(),
-            };
-            let pinned = stored.into_iter().map(|config| {
+            let pinned = self.stored_configs().await?.into_iter().map(|config| {
                 let version = config.guestos_version();
                 (config.guest_os, version)
             });

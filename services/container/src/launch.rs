@@ -10,7 +10,7 @@ use std::{
 use cml_bus::{
     api::{
         container::ContainerError,
-        guestos::{CopyImage, ImageLease, Resolve, Resolved},
+        guestos::{CopyImage, ImageLease, Resolve, Resolved, Version},
     },
     id::ContainerId,
     secret::Key,
@@ -133,9 +133,10 @@ async fn prepare_and_launch(
     config: &ContainerConfig,
     access: Access,
 ) -> Result<Live, ContainerError> {
+    let installed = env.installed(config).await?;
     let request = Resolve {
         name: config.guest_os.clone(),
-        version: env.version_for(config),
+        version: Version::Exactly(installed.config.version),
         setup: access.setup,
     };
     let resolved = env.guestos.resolve.call(request).await?;

@@ -82,13 +82,40 @@ impl Env {
         let env = self.clone();
         let stored = self.storage.run(move || env.store.read(id)).await;
         let stored = stored.map_err(BusError::from)??;
-        let config = self.accept(&stored.config, stored.signature).await?;
+        let mut config = self.accept(&stored.config, stored.signature).await?;
+        self.follow_newest(id, &mut config).await;
         Ok(Loaded {
             id,
             guest: self.guest(id, &config).await,
             config: Arc::new(config),
             created: stored.created,
         })
+    }
+
+    /// Writes the newest version of its guest OS down where nobody signed for another one: an update takes effect
+    /// when the daemon starts again, or containers are reloaded (protocol.md 6.4, 6.5).
+    async fn follow_newest(self: &Arc<Self>, id: ContainerId, config: &mut ContainerConfig) {
+        if self.settings.signed_configs {
+            return;
+        }
+        // Of one that is not installed a start will speak.
+        let Ok(newest) = self.newest(config).await else {
+            return;
+        };
+        let version = newest.config.version;
+        if config.guestos_version == Some(version) {
+            return;
+        }
+        config.guestos_version = Some(version);
+        let text = text::print_file(config);
+        let write = move |env: &Self| env.store.replace(id, text.as_bytes(), None);
+        let written = self.in_turn(id, &self.storage, write).await;
+        match written.and_then(|written| written) {
+            Ok(()) => tracing::info!(container = %id, version, "moved to the newest guest OS"),
+            Err(error) => {
+                tracing::warn!(container = %id, %error, "the version is not written down")
+            }
+        }
     }
 
     /// The configuration from exactly the bytes whose signature was checked (SEC-09).
@@ -145,7 +172,7 @@ impl Env {
         signature: Option<Signature>,
     ) -> Result<Prepared, ContainerError> {
         let mut config = self.accept(&bytes, signature.clone()).await?;
-        let installed = self.installed(&config).await?;
+        let installed = self.newest(&config).await?;
         self.check_volumes(id, &config, &installed.config).await?;
         let signed = self.settings.signed_configs;
         let bytes = match signed {

@@ -51,6 +51,11 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     let run = RunDir::take(&args.run, &base)?;
     let locked = cml_sys::proc::lock_memory();
     log::start(&args.logs).map_err(|error| format!("`{}`: {error}", args.logs.display()))?;
+    // Scripts of the existing system look for these words in retrieved logs (protocol.md 8.5, number 10).
+    tracing::info!(
+        "device.conf path is {}",
+        args.conf.join("device.conf").display()
+    );
     if let Err(error) = locked {
         tracing::warn!(%error, "secrets may be swapped out; give cmld CAP_IPC_LOCK");
     }

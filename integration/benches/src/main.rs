@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a measuring program: a panic is its error message
 #![forbid(unsafe_code)]
 
+mod install;
 mod ours;
 mod runtime;
 mod table;
@@ -15,6 +16,10 @@ fn main() {
     match words.as_slice() {
         // Run again by itself, in another mount namespace (`runtime::measure`).
         ["runtime", program, bundle] => runtime::report(program, bundle),
-        _ => table::print(&ours::measure()),
+        ["install"] => table::print_install(&install::measure()),
+        _ => {
+            table::print(&ours::measure());
+            table::print_install(&install::measure());
+        }
     }
 }

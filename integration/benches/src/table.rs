@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{ours::Report, runtime::Times};
+use crate::{install, ours::Report, runtime::Times};
 
 fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
@@ -49,4 +49,35 @@ pub fn print(report: &Report) {
          directory, ours from a verified image that a sibling container uses already. stop is the\n\
          client and the polite end of the guest; for the runtimes it is `delete --force`."
     );
+}
+
+/// Prints what an installation took and cost.
+pub fn print_install(report: &install::Report) {
+    println!("\n1 GiB installed from a server on loopback that hangs up at 40 % and 80 %\n");
+    println!(
+        "{:<28}{:>12}",
+        "push until completed",
+        milliseconds(report.install)
+    );
+    for (name, time) in report.programs {
+        let ratio = time.as_secs_f64() / report.install.as_secs_f64();
+        let shown = format!(
+            "{} (our throughput is {ratio:.2} of it)",
+            milliseconds(time)
+        );
+        println!("{name:<28}{shown:>12}");
+    }
+    println!(
+        "\n{:<28}{:>12}{:>12}{:>8}",
+        "other commands, medians", "alone", "meanwhile", "ratio"
+    );
+    for (name, alone, meanwhile) in &report.others {
+        let ratio = meanwhile.as_secs_f64() / alone.as_secs_f64();
+        let us = |time: &std::time::Duration| format!("{} us", time.as_micros());
+        println!(
+            "{name:<28}{:>12}{:>12}{ratio:>8.2}",
+            us(alone),
+            us(meanwhile)
+        );
+    }
 }

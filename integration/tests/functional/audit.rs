@@ -360,6 +360,8 @@ fn what_was_recorded_survives_a_crash_and_the_chain_goes_on() {
         }
         daemon.start();
         intact(&daemon);
+        // The container service answers when it has adopted what runs.
+        daemon.wait_for(&web, "RUNNING");
         let adopted = records(&daemon).into_iter();
         let adopted = adopted.filter(|(log, kind, ..)| *log == web && kind.ends_with("adopt"));
         assert_eq!(adopted.count(), round + 1);
@@ -374,7 +376,7 @@ fn a_full_log_drops_counts_and_goes_on_when_its_guest_has_made_room() {
     // A log of the existing system that has room for a few records more.
     let record = "timestamp: 7\ntype: \"SSA.CMLD.CONTAINER_MGMT.container-start\"\nsubject_id: \"x\"\n\
         meta {\n  key: \"raw\"\n  value: \"";
-    let record = format!("{record}{}\"\n}}\n-----\n", "x".repeat(19_850));
+    let record = format!("{record}{}\"\n}}\n-----\n", "x".repeat(19_900));
     fs::write(log(&daemon, web), record.repeat(52)).unwrap();
     let containers = daemon.base().join("containers");
     fs::create_dir_all(&containers).unwrap();

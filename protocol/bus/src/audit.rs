@@ -169,6 +169,12 @@ events! {
         PushOs = "push-os",
         /// What was pushed is no configuration of a guest OS.
         PushInvalid = "push-os-invalid",
+        /// A push without a configuration.
+        PushWithoutConfig = "push-os-missing-config",
+        /// A push without a signature.
+        PushWithoutSignature = "push-os-missing-signature",
+        /// A push without a certificate.
+        PushWithoutCertificate = "push-os-missing-certificate",
         /// What was pushed is older; `installed_version`, `update_version`.
         PushOld = "push-os-old-version",
         /// An installation has begun.
@@ -183,6 +189,8 @@ events! {
         DownloadFromNowhere = "download-os-no-base-url",
         /// All images are there.
         DownloadNothing = "download-os-nothing-to-download",
+        /// Images of a guest OS were written outside the store.
+        FlashOs = "flash-os",
         /// Ours: a guest OS was deleted.
         RemoveOs = "remove-os",
     }
@@ -220,7 +228,15 @@ impl Did {
 
     /// Whether a client can cause it without end and at no cost. Such notes never take the last places.
     fn is_cheap(self) -> bool {
-        matches!(self, Self::SendCommand | Self::Exec | Self::StartUnknown)
+        matches!(
+            self,
+            Self::SendCommand
+                | Self::Exec
+                | Self::StartUnknown
+                | Self::PushWithoutConfig
+                | Self::PushWithoutSignature
+                | Self::PushWithoutCertificate
+        )
     }
 }
 

@@ -26,6 +26,8 @@ use crate::journal::{Journal, Settings};
 /// How long a record may wait for the disk. A process that is killed loses nothing by it, a machine whose power fails
 /// does; in exchange, what a start notes costs the disk one write.
 const SYNC_AFTER: Duration = Duration::from_millis(200);
+/// Records in one list, so that nobody has all logs brought into memory: the newest.
+const LIST_MAX: usize = 50_000;
 /// Pause before the disk is tried again when it failed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -226,14 +228,15 @@ impl Handler<List> for Audit {
                 let mut all = Vec::new();
                 for snapshot in snapshots.unwrap_or_default() {
                     let sink = snapshot.id.to_string();
-                    let newest = snapshot.newest(limit);
+                    let newest = snapshot.newest(limit.min(LIST_MAX));
                     all.extend(newest.map_err(|error| AuditError::Store {
                         path: format!("{sink}.log"),
                         reason: error.to_string(),
                     })?);
+                    // Stable: within a second, and within a log, they stay as they are.
+                    all.sort_by_key(|entry: &AuditEntry| entry.record.timestamp);
+                    all.drain(..all.len().saturating_sub(LIST_MAX));
                 }
-                // Stable: within a second, and within a log, they stay as they are.
-                all.sort_by_key(|entry: &AuditEntry| entry.record.timestamp);
                 Ok(all)
             };
             logs.checks.run(read).await.map_err(BusError::from)?

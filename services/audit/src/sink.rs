@@ -25,6 +25,10 @@ use crate::{
 /// next to nothing most of the time.
 const WORTH_COMPACTING: u64 = 64 * 1024;
 
+/// Of a full log at least this part is taken out at once: a guest that fetches one record after the other must not
+/// have the whole of it written anew for each.
+const WORTH_MAKING_ROOM: u64 = 16;
+
 /// Bytes of something that is no record, as they are told.
 const RAW_TEXT: usize = 256;
 
@@ -140,7 +144,8 @@ impl Sink {
             return self.append(rules, note);
         }
         if self.head.length + length > limit {
-            if self.start()? > 0 {
+            let delivered = self.start()?;
+            if delivered >= length && delivered >= rules.limit / WORTH_MAKING_ROOM {
                 return Ok(Added::NeedsCompacting);
             }
             self.drop_one();

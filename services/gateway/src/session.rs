@@ -7,7 +7,7 @@ use cml_bus::{
         audit::AuditPort, container::ContainerPort, guestos::GuestOsPort,
         provisioning::ProvisioningPort, token::TokenPort,
     },
-    audit::Did,
+    audit::{Did, Note},
 };
 use cml_wire::proto::controller_to_daemon::Command;
 use tokio::{net::UnixStream, select, sync::watch};
@@ -185,21 +185,32 @@ impl Connection {
 }
 
 impl Connection {
-    /// A command that is not for this socket or mode is a security event; a mistake is none.
+    /// A command that is not for this socket or mode is a security event, a push that lacks its proof as well; any other
+    /// mistake is none.
     fn note(&self, refusal: Refusal) {
-        let Refusal::Forbidden(number) = refusal else {
-            return;
+        let note = match refusal {
+            Refusal::Forbidden(number) => {
+                let known = Command::try_from(number).map(|known| known.as_str_name().to_owned());
+                let command = known.unwrap_or_else(|_| number.to_string());
+                Did::SendCommand.here().meta("command", command)
+            }
+            Refusal::Missing(Command::PushGuestosConfig, field) => match field {
+                "guestos_config_signature" => Did::PushWithoutSignature,
+                "guestos_config_certificate" => Did::PushWithoutCertificate,
+                _ => Did::PushWithoutConfig,
+            }
+            .here(),
+            _ => return,
         };
-        let known = Command::try_from(number);
-        let command = known.map_or_else(|_| number.to_string(), |known| known.as_str_name().into());
-        let mut note = Did::SendCommand.here().failed().meta("command", command);
-        if let Some(uid) = self.uid {
-            note = note.meta("uid", uid);
-        }
-        if let Some(pid) = self.peer {
-            note = note.meta("pid", pid);
-        }
-        self.shared.admission.events.audit(note);
+        let uid = |note: Note| match self.uid {
+            Some(uid) => note.meta("uid", uid),
+            None => note,
+        };
+        let pid = |note: Note| match self.peer {
+            Some(pid) => note.meta("pid", pid),
+            None => note,
+        };
+        self.shared.admission.events.audit(pid(uid(note.failed())));
     }
 }
 

@@ -277,8 +277,14 @@ impl Installer {
         let flashes = self.flashes(order, &staging)?;
         let (stem, store) = (order.stem(), self.catalogue.settings.store.clone());
         let (flash, named) = (flasher.clone(), stem.clone());
+        let any = !flashes.is_empty();
         let write = move || flash.write(&named, store::has(&store, &named), &flashes);
-        self.checks.run(write).await.map_err(BusError::from)??;
+        let written = self.checks.run(write).await.map_err(BusError::from)?;
+        if any {
+            self.catalogue
+                .audit(Did::FlashOs.with(&stem).result(&written));
+        }
+        written?;
         let committed = self.commit(order, staging).await;
         let settle = {
             let good = committed.is_ok();

@@ -60,3 +60,49 @@ pub fn changed(events: &Events, holder: Option<&Holder>, result: &Result<(), Tok
         Err(_) => note.failed(),
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use cml_bus::{api::token::TokenKind, audit::Trail, id::ContainerId};
+
+    use super::*;
+
+    #[test]
+    fn what_goes_wrong_is_told_by_its_name_and_in_no_words() {
+        let trail = Trail::open();
+        let events = Events::new(trail.clone());
+        let holder = Holder {
+            container: ContainerId::random(),
+            kind: TokenKind::Soft,
+        };
+        let unusable = TokenError::Unusable {
+            path: "secret-label".into(),
+            reason: "secret-label".into(),
+        };
+        for error in [
+            TokenError::WrongPin,
+            TokenError::LockedTillReboot,
+            TokenError::Unpaired,
+            TokenError::BadNewPin("it is empty"),
+            unusable,
+        ] {
+            attempt::<()>(&events, Some(&holder), &Err(error));
+        }
+        attempt(&events, None, &Ok(()));
+        let noted: Vec<_> = trail.take().collect();
+        let did: Vec<_> = noted.iter().map(Note::did).collect();
+        let expected = [
+            Did::GiveWrongPin,
+            Did::FindLocked,
+            Did::FindUnpaired,
+            Did::TryUnlock,
+        ];
+        assert_eq!(did, expected);
+        for note in noted {
+            assert_eq!(note.sink(), holder.container);
+            let record = note.record();
+            assert!(record.r#type.starts_with("FSA.CMLD.TOKEN_MGMT."));
+            assert!(!format!("{record:?}").contains("secret-label"));
+        }
+    }
+}

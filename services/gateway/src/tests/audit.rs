@@ -47,6 +47,21 @@ fn what_a_client_may_not_is_noted_and_a_mistake_is_not() {
 }
 
 #[test]
+fn a_push_without_its_proof_is_noted() {
+    system(|| async {
+        let rig = Rig::new(OPEN);
+        let push = ControllerToDaemon {
+            guestos_config_file: Some(b"x".to_vec()),
+            ..bare(Command::PushGuestosConfig)
+        };
+        rig.client().ask(&push).await;
+        rig.client().ask(&bare(Command::PushGuestosConfig)).await;
+        let noted: Vec<_> = rig.trail.take().map(|note| note.did()).collect();
+        assert_eq!(noted, [Did::PushWithoutSignature, Did::PushWithoutConfig]);
+    });
+}
+
+#[test]
 fn records_are_asked_for_and_come_as_they_are() {
     system(|| async {
         let rig = Rig::new(OPEN);

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant, SystemTime},
@@ -109,6 +110,8 @@ impl Journal {
             return Ok(None);
         }
         file::make_dir(dir, 0o700).map_err(sys(dir))?;
+        // Also one that was there: whoever may write into it could take logs away.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(store(dir))?;
         let lock = lock(dir)?;
         let (key, new_key) = anchor::key(&settings.key).map_err(sys(&settings.key))?;
         let limit = settings.limit;
@@ -211,6 +214,14 @@ impl Journal {
         let sink = self.sinks.entry(id).or_insert_with(new);
         self.unsynced = true;
         let mut added = sink.append(&self.rules, note);
+        if added
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
+            // Somebody has taken the directory away. The log that begins anew in it says so.
+            let made = file::make_dir(&self.settings.dir, 0o700).map_err(|error| error.source);
+            added = made.and_then(|()| sink.append(&self.rules, note));
+        }
         if let Ok(Added::NeedsCompacting) = added {
             // The anchor knows first what is about to be missing.
             added = self
@@ -222,6 +233,9 @@ impl Journal {
         }
         if let Err(error) = added {
             tracing::error!(sink = %id, %error, "an audit record was not written");
+            if let Some(sink) = self.sinks.get_mut(&id) {
+                sink.drop_one();
+            }
         }
         id
     }

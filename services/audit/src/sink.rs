@@ -119,7 +119,7 @@ impl Sink {
     /// Adds a record: its number is the next one, and it tells how many before it found no room.
     ///
     /// # Errors
-    /// What the kernel said; the record is counted as dropped.
+    /// What the kernel said; the record is not there, and whoever gives it up counts it.
     pub fn append(&mut self, rules: &Rules, note: &Note) -> io::Result<Added> {
         if rules.limit == 0 {
             return Ok(Added::Dropped);
@@ -154,7 +154,6 @@ impl Sink {
         if let Err(error) = file.write_all(written.as_bytes()) {
             // Half a record must not stand before the next one.
             let _ = file.set_len(self.head.length);
-            self.drop_one();
             return Err(error);
         }
         self.head.last = mark;

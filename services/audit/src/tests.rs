@@ -213,6 +213,35 @@ fn what_does_not_fit_is_counted_and_told_as_soon_as_there_is_room() {
 }
 
 #[test]
+fn a_directory_that_was_taken_away_is_made_again_and_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = five(dir.path());
+    let mut journal = open(dir.path(), MIB);
+    fs::remove_dir_all(dir.path().join("audit")).unwrap();
+    put(&mut journal, [Did::Start.to(id)]);
+    assert_eq!(types(&journal, id), ["audit-altered", "container-start"]);
+    journal.sync().unwrap();
+    drop(journal);
+    assert_eq!(broken(&open(dir.path(), MIB)).len(), 1);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_counts_what_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = ContainerId::random();
+    let mut journal = open(dir.path(), MIB);
+    // No file can have this name any more.
+    fs::create_dir(log(dir.path(), id)).unwrap();
+    put(&mut journal, [Did::Start.to(id), Did::Stop.to(id)]);
+    fs::remove_dir(log(dir.path(), id)).unwrap();
+    put(&mut journal, [Did::Wipe.to(id)]);
+    let mut snapshots = journal.snapshots(Some(id)).unwrap();
+    let last = snapshots.remove(0).newest(1).unwrap().remove(0).record;
+    assert_eq!(meta(&last, "dropped").as_deref(), Some("2"));
+    assert_eq!(broken(&journal), [""; 0]);
+}
+
+#[test]
 fn cheap_records_leave_room_for_others() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = open(dir.path(), 8000);

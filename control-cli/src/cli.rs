@@ -91,6 +91,15 @@ Examples:
   control check --kind device /etc/cml/device.conf
   control check *.conf && control create web.conf";
 
+const AUDIT_HELP: &str = "\
+Nothing is recorded unless device.conf has an `audit_size`.
+
+Examples:
+  control audit list
+  control audit list web -n 20
+  control audit verify
+  control --format json audit list";
+
 const RUN_HELP: &str = "\
 The command gets a terminal if standard input or standard output is one; else pipes, which
 pass every byte unchanged and keep standard error apart. `nopty` before the command means -T.
@@ -305,6 +314,13 @@ pub enum Command {
     /// Tell whether the device is in provisioned mode
     #[command(name = "get_provisioned", visible_alias = "get-provisioned")]
     GetProvisioned(Ignored),
+    /// Look at the audit log, or check that nobody has changed it
+    #[command(after_help = AUDIT_HELP)]
+    Audit {
+        /// Which of the two
+        #[command(subcommand)]
+        what: Audit,
+    },
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -333,6 +349,21 @@ pub enum Kind {
     Guestos,
     /// Of the device: device.conf
     Device,
+}
+
+/// What may be asked of the audit log.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// List records of the device and of all containers, or of one
+    List {
+        /// Name, or UUID: that of a removed container, too, and zeros for the device alone
+        container: Option<String>,
+        /// At most so many records of each log, the newest
+        #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 1000)]
+        last: u32,
+    },
+    /// Check that every log is what the daemon has written; exits with 1 if one is not
+    Verify(Ignored),
 }
 
 /// A container, and words after it that existing scripts pass and that mean nothing

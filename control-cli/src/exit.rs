@@ -129,6 +129,7 @@ pub fn succeeded(reply: &DaemonToController, expected: Code) -> bool {
         // As is a request that cannot be had (protocol.md 3.3).
         Code::DeviceCsr => reply.device_csr.is_some(),
         Code::DeviceStats => reply.device_stats.is_some(),
+        Code::AuditVerdict => reply.audit_broken.is_none(),
         _ => true,
     }
 }
@@ -161,7 +162,10 @@ pub fn reason(reply: &DaemonToController) -> String {
 }
 
 /// What the codes mean (protocol.md 2.2, 3.3, 3.5, 3.6).
-fn ours(reply: &DaemonToController) -> Option<&'static str> {
+fn ours(reply: &DaemonToController) -> Option<&str> {
+    if reply.code == i32::from(Code::AuditVerdict) {
+        return reply.audit_broken.as_deref();
+    }
     if reply.code == i32::from(Code::ContainerConfig) {
         return Some("the daemon did not accept the configuration; its log says why");
     }

@@ -57,6 +57,11 @@ fn find<'a>(all: &'a [ContainerStatus], word: &str) -> Option<&'a ContainerStatu
     }
 }
 
+/// The UUID that a word is.
+pub fn uuid(word: &str) -> Option<String> {
+    uuid_digits(word)
+}
+
 /// The 32 digits of a UUID in either form: dashed, or at least 32 hex digits in a row.
 fn uuid_digits(word: &str) -> Option<String> {
     const DASHES: [usize; 4] = [8, 13, 18, 23];

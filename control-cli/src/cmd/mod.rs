@@ -1,5 +1,6 @@
 //! One file per family of commands; here is what they share.
 
+mod audit;
 mod check;
 mod containers;
 mod device;
@@ -166,6 +167,12 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
             },
         ),
         Command::GetProvisioned(_) => device::get_provisioned(&context),
+        Command::Audit {
+            what: cli::Audit::List { container, last },
+        } => audit::list(&context, container.as_deref(), Some(last)),
+        Command::Audit {
+            what: cli::Audit::Verify(_),
+        } => audit::verify(&context),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "control", &mut script);

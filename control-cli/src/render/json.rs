@@ -4,9 +4,9 @@
 //! that were not sent are left out; lists are always there.
 
 use cml_wire::proto::{
-    CaCertificate, ContainerConfig, ContainerStatus, ContainerTokenType, ContainerTrust,
-    ContainerType, ContainerUsbType, CryptfsMode, DaemonToController, GuestOsConfig, GuestOsMount,
-    I18nString, ca_certificate,
+    AuditEntry, AuditSink, CaCertificate, ContainerConfig, ContainerStatus, ContainerTokenType,
+    ContainerTrust, ContainerType, ContainerUsbType, CryptfsMode, DaemonToController,
+    GuestOsConfig, GuestOsMount, I18nString, ca_certificate,
     daemon_to_controller::{Code, Response},
     guest_os_mount,
 };
@@ -48,6 +48,13 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
         }
         Ok(Code::DeviceStats) => {
             document.insert("device_stats".into(), stats(reply));
+        }
+        Ok(Code::AuditRecords) => {
+            document.insert("records".into(), list(&reply.audit_entries, audit_record));
+        }
+        Ok(Code::AuditVerdict) => {
+            document.insert("enabled".into(), reply.audit_enabled.into());
+            document.insert("logs".into(), list(&reply.audit_sinks, audit_log));
         }
         Ok(Code::DeviceCsr) => {
             let csr = reply.device_csr.as_deref().map(String::from_utf8_lossy);
@@ -157,6 +164,31 @@ fn config(one: &ContainerConfig) -> Value {
         "token_type": name!(ContainerTokenType, one.token_type),
         "usb_pin_entry": one.usb_pin_entry,
         "enable_xorg_compat": one.enable_xorg_compat,
+    }))
+}
+
+fn audit_record(one: &AuditEntry) -> Value {
+    let record = &one.record;
+    present(json!({
+        "log": one.sink,
+        "timestamp": record.timestamp,
+        "type": record.r#type,
+        "subject_id": record.subject_id,
+        "meta": list(&record.meta, |meta| json!({"key": meta.key, "value": meta.value})),
+    }))
+}
+
+fn audit_log(one: &AuditSink) -> Value {
+    present(json!({
+        "log": one.sink,
+        "intact": one.broken.is_none(),
+        "broken": one.broken,
+        "records": one.records,
+        "first": one.first,
+        "last": one.last,
+        "dropped": one.dropped,
+        "delivered": one.delivered,
+        "bytes": one.bytes,
     }))
 }
 

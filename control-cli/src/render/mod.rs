@@ -1,5 +1,6 @@
 //! Replies as people and programs want to see them. Pure: text in, text out.
 
+mod audit;
 mod json;
 mod table;
 mod text;
@@ -60,6 +61,10 @@ pub fn reply(
         (Format::Text, false) => (text::reply(reply), failed()),
         (Format::Json, good) => (json::reply(reply, good), String::new()),
         (Format::Table, true) => (table::reply(reply, words), String::new()),
+        // What is broken is told among what is not.
+        (Format::Table, false) if reply.code == i32::from(Code::AuditVerdict) => {
+            (audit::verdict(reply), failed())
+        }
         (Format::Table, false) => (String::new(), failed()),
     };
     let status = if good { exit::OK } else { exit::REFUSED };

@@ -9,7 +9,7 @@ use cml_wire::{
 };
 use comfy_table::{Table, presets};
 
-use super::{Words, name, printable, state_name};
+use super::{Words, audit, name, printable, state_name};
 
 /// A successful reply.
 pub fn reply(reply: &DaemonToController, words: Words<'_>) -> String {
@@ -20,6 +20,8 @@ pub fn reply(reply: &DaemonToController, words: Words<'_>) -> String {
         Ok(Code::ContainerConfig) if words.done.is_empty() => configs(reply),
         Ok(Code::ContainerConfig) => created(reply, words),
         Ok(Code::DeviceProvisionedState) => provisioned(reply).into(),
+        Ok(Code::AuditRecords) => audit::records(&reply.audit_entries),
+        Ok(Code::AuditVerdict) => audit::verdict(reply),
         Ok(Code::DeviceStats) => stats(&reply.device_stats.unwrap_or_default()),
         // The daemon knows better what was done.
         _ => match &reply.done_text {
@@ -130,7 +132,7 @@ fn stats(stats: &DeviceStats) -> String {
 }
 
 /// Three digits at most before the point.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let fits = |shift: u32| bytes >> shift < 1000;
     let at = (0..3).find(|at| fits(10 * (at + 1))).unwrap_or(3);
@@ -138,7 +140,8 @@ fn size(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, units[at as usize])
 }
 
-fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+/// Columns as wide as they need to be, without lines.
+pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     for row in rows {

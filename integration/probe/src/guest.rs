@@ -16,7 +16,7 @@ use cml_wire::{
     },
 };
 
-const SOCKET: &str = "/run/socket/cml-service";
+pub const SOCKET: &str = "/run/socket/cml-service";
 
 /// Asks for its name and name server, reports (or not), and ends when it is told to shut down.
 pub fn serve(report: bool) -> ! {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod attack;
+mod audit;
 mod facts;
 mod guest;
 
@@ -18,11 +19,14 @@ fn main() {
         ["init", "silent"] => guest::serve(false),
         ["init", "stubborn"] => guest::ignore_everything(),
         ["init", "exit", status] => exit(status.parse().unwrap()),
+        ["audit", "fetch", most] => audit::fetch(most.parse().unwrap()),
+        ["audit", "lie"] => audit::lie(),
+        ["audit", "wait"] => audit::wait(),
         ["flood", "service"] => guest::flood(),
         ["fill", bytes] => guest::fill(bytes.parse().unwrap()),
         _ => {
             eprintln!(
-                "usage: probe facts | attack exe | init service|silent|stubborn | init exit N | flood service | fill N"
+                "usage: probe facts | attack exe | init service|silent|stubborn | init exit N | audit fetch N|lie|wait | flood service | fill N"
             );
             exit(2);
         }

@@ -28,7 +28,8 @@ fn dependencies(package: &Package, with_tests: bool) -> BTreeSet<&str> {
         .collect()
 }
 
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
+    "cml-audit",
     "cml-token",
     "cml-guestos",
     "cml-container",
@@ -45,13 +46,14 @@ fn allowed(package: &str) -> &'static [&'static str] {
         "cml-init" => &["cml-sys"],
         // It translates; it touches no system.
         "cml-gateway" => &["cml-bus", "cml-wire"],
-        "cml-token" | "cml-guestos" | "cml-container" | "cml-provisioning" => {
+        "cml-audit" | "cml-token" | "cml-guestos" | "cml-container" | "cml-provisioning" => {
             &["cml-bus", "cml-sys", "cml-wire"]
         }
         "control-cli" | "cml-integration" | "cml-probe" | "cml-bench" => {
             &["cml-wire", "cml-integration"]
         }
         "cmld" => &[
+            "cml-audit",
             "cml-bus",
             "cml-container",
             "cml-gateway",

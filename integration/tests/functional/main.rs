@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod adoption;
+mod audit;
 mod command_line;
 mod configuration;
 mod encryption;

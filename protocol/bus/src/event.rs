@@ -6,7 +6,10 @@
 use cml_wire::proto::ContainerState;
 use tokio::sync::broadcast;
 
-use crate::id::ContainerId;
+use crate::{
+    audit::{Note, Trail},
+    id::ContainerId,
+};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,23 +36,37 @@ pub enum Event {
 
 /// Where events are published and subscribed to. Clones share the ring.
 #[derive(Debug, Clone)]
-pub struct Events(broadcast::Sender<Event>);
+pub struct Events {
+    ring: broadcast::Sender<Event>,
+    trail: Trail,
+}
 
 impl Default for Events {
     fn default() -> Self {
-        // Room for a burst of 256 events: a start makes three, and 64 parallel starts must not lose one.
-        Self(broadcast::channel(256).0)
+        Self::new(Trail::default())
     }
 }
 
 impl Events {
+    /// An empty ring, and the trail that security events go to.
+    pub fn new(trail: Trail) -> Self {
+        // Room for a burst of 256 events: a start makes three, and 64 parallel starts must not lose one.
+        let ring = broadcast::channel(256).0;
+        Self { ring, trail }
+    }
+
     /// Tells all subscribers. Nobody listening is fine.
     pub fn publish(&self, event: Event) {
-        let _ = self.0.send(event);
+        let _ = self.ring.send(event);
     }
 
     /// Everything that is published from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
+        self.ring.subscribe()
+    }
+
+    /// Tells the audit log of a security event. Never waits, and never loses one silently.
+    pub fn audit(&self, note: Note) {
+        self.trail.add(note);
     }
 }

@@ -6,6 +6,8 @@
 /// The services, highest first. A service may call those below it and never those above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
+    /// Keeps what the others tell it; calls nobody.
+    Audit,
     /// Verifies, unlocks; calls nobody.
     Token,
     /// Verified guest operating systems.
@@ -22,6 +24,7 @@ impl Level {
     /// The name of the service at this level.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Audit => "audit",
             Self::Token => "token",
             Self::GuestOs => "guestos",
             Self::Container => "container",

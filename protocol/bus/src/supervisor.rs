@@ -15,7 +15,10 @@ use std::{
 
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::event::{Event, Events};
+use crate::{
+    audit::Did,
+    event::{Event, Events},
+};
 
 /// How often a service may be restarted before the whole process gives up.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +100,7 @@ pub async fn supervise(
         if restarted {
             // Told afterwards, so that whoever hears it finds the port bound.
             events.publish(Event::ServiceRestarted { service });
+            events.audit(Did::RestartService.here().meta("service", service));
         }
         if died.recv().await.unwrap_or(false) {
             return Ok(());

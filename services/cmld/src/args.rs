@@ -36,6 +36,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "/var/log/cml")]
     pub logs: PathBuf,
 
+    /// Directory of the audit log [default: `audit` in the storage base]
+    #[arg(long, value_name = "DIR")]
+    pub audit: Option<PathBuf>,
+
     /// Directory of the control socket and of all that means nothing after a reboot
     #[arg(long, value_name = "DIR", default_value = "/run/socket")]
     pub run: PathBuf,
@@ -56,6 +60,12 @@ impl Args {
         self.positional_base
             .clone()
             .unwrap_or_else(|| self.base.clone())
+    }
+
+    /// The directory of the audit log.
+    pub fn audit(&self) -> PathBuf {
+        let inside = || self.base().join("audit");
+        self.audit.clone().unwrap_or_else(inside)
     }
 
     /// The program that becomes every container.

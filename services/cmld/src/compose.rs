@@ -9,14 +9,17 @@ use std::{
 };
 
 use actix::Addr;
+use cml_audit::Audit;
 use cml_bus::{
     actor::spawn,
     api::{
+        audit::AuditPort,
         container::{ContainerError, ContainerPort},
         guestos::GuestOsPort,
         provisioning::ProvisioningPort,
         token::{DeviceKey, TokenPort},
     },
+    audit::{Did, Trail},
     event::Events,
     order::{Level, UphillCall, Wiring},
     provisioned,
@@ -42,6 +45,8 @@ pub struct Places {
     pub base: PathBuf,
     /// Log files.
     pub logs: PathBuf,
+    /// The audit log.
+    pub audit: PathBuf,
     /// A directory of ours that means nothing after a reboot.
     pub run: PathBuf,
     /// An empty directory for the mounts of images.
@@ -64,6 +69,7 @@ pub enum ComposeError {
 /// The services, one port each, before anybody is behind them.
 #[derive(Debug, Default)]
 struct Ports {
+    audit: AuditPort,
     token: TokenPort,
     guestos: GuestOsPort,
     container: ContainerPort,
@@ -76,12 +82,13 @@ struct Handed {
     guestos_token: TokenPort,
     container_token: TokenPort,
     container_guestos: GuestOsPort,
+    container_audit: AuditPort,
     provisioning: cml_provisioning::Ports,
     gateway: cml_gateway::Ports,
 }
 
 /// The one place that says who may call whom.
-fn hand_out(ports: &Ports) -> Result<(Handed, Wiring), UphillCall> {
+fn hand_out(ports: &Ports, events: &Events) -> Result<(Handed, Wiring), UphillCall> {
     let mut wiring = Wiring::default();
     let handed = Handed {
         gateway: cml_gateway::Ports {
@@ -89,12 +96,15 @@ fn hand_out(ports: &Ports) -> Result<(Handed, Wiring), UphillCall> {
             guestos: wiring.grant(Level::Gateway, Level::GuestOs, &ports.guestos)?,
             token: wiring.grant(Level::Gateway, Level::Token, &ports.token)?,
             provisioning: wiring.grant(Level::Gateway, Level::Provisioning, &ports.provisioning)?,
+            audit: wiring.grant(Level::Gateway, Level::Audit, &ports.audit)?,
         },
         provisioning: cml_provisioning::Ports {
             container: wiring.grant(Level::Provisioning, Level::Container, &ports.container)?,
             token: wiring.grant(Level::Provisioning, Level::Token, &ports.token)?,
+            events: events.clone(),
         },
         container_guestos: wiring.grant(Level::Container, Level::GuestOs, &ports.guestos)?,
+        container_audit: wiring.grant(Level::Container, Level::Audit, &ports.audit)?,
         container_token: wiring.grant(Level::Container, Level::Token, &ports.token)?,
         guestos_token: wiring.grant(Level::GuestOs, Level::Token, &ports.token)?,
     };
@@ -106,6 +116,10 @@ fn hand_out(ports: &Ports) -> Result<(Handed, Wiring), UphillCall> {
 pub struct Services {
     /// For the orderly end.
     pub container: ContainerPort,
+    /// For what is noted last.
+    pub audit: AuditPort,
+    /// The same.
+    pub events: Events,
     /// The gateway that serves now.
     pub gateway: Rc<RefCell<Option<Addr<Gateway>>>>,
     /// A service that died too often; the process should end.
@@ -122,10 +136,31 @@ pub fn compose(
     listener: UnixListener,
 ) -> Result<Services, ComposeError> {
     let ports = Ports::default();
-    let (handed, _) = hand_out(&ports)?;
-    let events = Events::default();
+    let trail = match device.config.audit_size() {
+        0 => Trail::default(),
+        _ => Trail::open(),
+    };
+    let events = Events::new(trail.clone());
+    let (handed, _) = hand_out(&ports, &events)?;
+    events.audit(
+        Did::BootTime
+            .here()
+            .meta("time", cml_sys::proc::boottime())
+            .meta("version", env!("CARGO_PKG_VERSION")),
+    );
     let (tell, fatal) = mpsc::unbounded_channel();
     let (provision, provisioned) = provisioned::mode(device.provisioned);
+
+    let settings = cml_audit::Settings {
+        dir: places.audit,
+        key: places.base.join("keys/audit.key"),
+        // MiB per log (protocol.md 2.6).
+        limit: device.config.audit_size().saturating_mul(1 << 20),
+    };
+    let port = ports.audit.clone();
+    keep("audit", &events, &tell, move |watch| {
+        port.bind(&Audit::start(settings.clone(), trail.clone(), watch));
+    });
 
     let settings = cml_token::Settings {
         places: cml_token::Places {
@@ -200,6 +235,7 @@ pub fn compose(
         settings,
         handed.container_token,
         handed.container_guestos,
+        handed.container_audit,
         events.clone(),
     )?;
     let port = ports.container.clone();
@@ -211,6 +247,7 @@ pub fn compose(
         provisioned,
         extended: device.extended_profile(),
         privileged: true,
+        events: events.clone(),
         hosted: device.config.hostedmode,
     };
     let gateway = Rc::new(RefCell::new(None));
@@ -228,6 +265,8 @@ pub fn compose(
     });
     Ok(Services {
         container: ports.container,
+        audit: ports.audit,
+        events,
         gateway,
         fatal,
     })
@@ -266,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_picture_of_the_actors_in_architecture_md_is_this_composition() {
-        let (_, wiring) = hand_out(&Ports::default()).unwrap();
+        let (_, wiring) = hand_out(&Ports::default(), &Events::default()).unwrap();
         let text = include_str!("../../../ARCHITECTURE.md");
         assert!(
             text.contains(&wiring.mermaid()),

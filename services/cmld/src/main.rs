@@ -13,7 +13,11 @@ use std::{error::Error, process::exit};
 
 use args::Args;
 use clap::Parser;
-use cml_bus::{actor::System, api::container::Shutdown};
+use cml_bus::{
+    actor::System,
+    api::{audit::Flush, container::Shutdown},
+    audit::Did,
+};
 use compose::{Places, Services, compose};
 use device::Device;
 use socket::RunDir;
@@ -62,6 +66,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     let places = Places {
         base,
         logs: args.logs.clone(),
+        audit: args.audit(),
         run: run.private().to_owned(),
         mounts: run.mounts()?,
         init: args.init(),
@@ -143,5 +148,9 @@ async fn wind_down(services: &Services) {
     }
     if let Err(error) = services.container.shutdown.call(Shutdown).await {
         tracing::error!(%error, "containers are left running");
+    }
+    services.events.audit(Did::EndDaemon.here());
+    if let Err(error) = services.audit.flush.call(Flush).await {
+        tracing::error!(%error, "the last audit records are not on the disk");
     }
 }

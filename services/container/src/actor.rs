@@ -12,6 +12,7 @@ use cml_bus::{
         Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, SpawnHandle, WrapFuture,
     },
     api::container::ContainerError,
+    audit::{Did, Note},
     error::BusError,
     event::Event as BusEvent,
     id::ContainerId,
@@ -26,8 +27,10 @@ use crate::{
     ending::{self, RebootBrake, STOP_LIMIT},
     env::Env,
     fsm::{self, Effect, Event, Refusal, State},
+    guest_audit::GuestAudit,
     guest_service::{Answers, GuestService},
     launch::{self, Access, Live},
+    noted,
     one::Reconfigure,
     unlock::{authorise, unlock},
     view::View,
@@ -107,6 +110,10 @@ impl One {
         self.view.borrow().state
     }
 
+    fn audit(&self, note: Note) {
+        self.env.events.audit(note);
+    }
+
     fn config(&self) -> Arc<ContainerConfig> {
         self.view.borrow().config.clone()
     }
@@ -116,6 +123,9 @@ impl One {
         let before = self.state();
         let (next, effects) = fsm::step(before, event)?;
         if next != before {
+            if let Some(did) = noted::change(before, next) {
+                self.audit(did.to(self.id));
+            }
             self.enter(next, context);
         }
         for effect in effects {
@@ -201,6 +211,7 @@ impl One {
             let answer = outcome.map(|live| one.launched(live, context));
             if let Err(error) = &answer {
                 tracing::warn!(container = %one.id, %error, "launch failed");
+                one.audit(noted::not_started(|did| did.to(one.id), error));
                 let event = match error {
                     ContainerError::Damaged { .. } => Event::DataDamaged,
                     _ => Event::LaunchFailed,
@@ -242,7 +253,9 @@ impl One {
     fn serve_guest(&mut self, socket: OwnedFd, context: &mut Context<Self>) {
         let config = self.config();
         let dns = config.dns_server().to_owned();
+        let audit = GuestAudit::new(self.env.audit.clone(), self.id, self.view.subscribe());
         let answers = Answers {
+            audit,
             name: config.name.clone(),
             dns: match dns.is_empty() {
                 true => self.env.settings.host_dns.clone(),
@@ -288,6 +301,7 @@ impl One {
 
     fn ask_to_stop(&mut self, context: &mut Context<Self>) {
         self.limit_state(STOP_LIMIT, Event::StopOverdue, context);
+        self.audit(Did::AskToStop.to(self.id));
         let told = self
             .service
             .as_ref()
@@ -313,6 +327,7 @@ impl One {
     }
 
     fn kill(&self, context: &mut Context<Self>) {
+        self.audit(Did::Kill.to(self.id));
         let after = |killed: Result<cml_sys::Result<()>, _>, one: &mut Self, context: &mut _| {
             if matches!(killed, Ok(Ok(()))) || one.state() != State::ShuttingDown {
                 return;
@@ -554,6 +569,7 @@ impl One {
             view.state = state;
         });
         tracing::info!(container = %self.id, ?state, pid = live.running.pid, "running container adopted");
+        self.audit(Did::Adopt.to(self.id));
         self.hold(live, context);
         self.enter(state, context);
         if let Some(event) = event {

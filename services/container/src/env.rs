@@ -12,6 +12,7 @@ use std::{
 
 use cml_bus::{
     api::{
+        audit::AuditPort,
         container::ContainerError,
         guestos::{Find, GuestOsError, GuestOsPort, Installed, Version},
         token::TokenPort,
@@ -56,6 +57,7 @@ pub struct Env {
     pub(crate) settings: Settings,
     pub(crate) token: TokenPort,
     pub(crate) guestos: GuestOsPort,
+    pub(crate) audit: AuditPort,
     pub(crate) events: Events,
     /// Launches and files.
     pub(crate) storage: Pool,
@@ -110,6 +112,7 @@ impl Env {
         settings: Settings,
         token: TokenPort,
         guestos: GuestOsPort,
+        audit: AuditPort,
         events: Events,
     ) -> Result<Arc<Self>, ContainerError> {
         let program = host::load_init(&settings.init).map_err(|error| ContainerError::Store {
@@ -133,6 +136,7 @@ impl Env {
             records: Records::open(&settings.run.join("containers"))?,
             token,
             guestos,
+            audit,
             events,
             // Mounts and clones wait for kernel locks more than for a core; 8 keep two cores busy.
             storage: Pool::new("storage", 8),

@@ -26,6 +26,8 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
+use crate::guest_audit::GuestAudit;
+
 /// Clients at the same time (runtime.md 0.5).
 const CLIENTS_MAX: usize = 7;
 /// The largest message a guest has reason to send is an acknowledgement of 128 letters.
@@ -36,6 +38,8 @@ const UNREAD_MAX: usize = 8;
 /// What the guest may ask for.
 #[derive(Debug, Clone)]
 pub struct Answers {
+    /// Its audit records.
+    pub audit: GuestAudit,
     /// The container's name.
     pub name: String,
     /// Its name server; empty if there is none.
@@ -49,7 +53,7 @@ type Receiver = Arc<Mutex<Option<mpsc::Sender<CmldToServiceMessage>>>>;
 #[derive(Debug)]
 pub struct GuestService {
     receiver: Receiver,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl GuestService {
@@ -60,8 +64,10 @@ impl GuestService {
         let listener = UnixListener::from_std(listener)?;
         let receiver = Receiver::default();
         let (report, booted) = mpsc::channel(1);
-        let task = spawn(accept(listener, answers, receiver.clone(), report));
-        Ok((Self { receiver, task }, booted))
+        let notify = spawn(notify(answers.audit.clone(), receiver.clone()));
+        let serve = spawn(accept(listener, answers, receiver.clone(), report));
+        let tasks = [notify, serve];
+        Ok((Self { receiver, tasks }, booted))
     }
 
     /// Tells the guest to shut down; false if nobody there wants to know.
@@ -76,11 +82,27 @@ impl GuestService {
 
 impl Drop for GuestService {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-fn tell(code: Tell) -> CmldToServiceMessage {
+/// Tells the receiver of new audit records. One that does not read what it is told is left alone: what waits for it
+/// must not keep the message about a stop away.
+async fn notify(audit: GuestAudit, receiver: Receiver) {
+    let tell = |message| {
+        let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = receiver
+            .as_ref()
+            .filter(|client| client.capacity() > UNREAD_MAX / 2)
+        {
+            let _ = client.try_send(message);
+        }
+    };
+    audit.notify(tell).await;
+}
+
+/// A message that is nothing but its code.
+pub fn tell(code: Tell) -> CmldToServiceMessage {
     CmldToServiceMessage {
         code: code.into(),
         ..Default::default()
@@ -142,7 +164,7 @@ async fn serve(
             let reply = select! {
                 Some(message) = told.recv() => Some(message),
                 question = questions.recv() => match question {
-                    Some(question) => answer(&question, &answers, &report),
+                    Some(question) => answer(&question, &answers, &report).await,
                     None => return,
                 },
             };
@@ -172,7 +194,7 @@ async fn next(read: &mut OwnedReadHalf) -> Option<ServiceToCmldMessage> {
     ServiceToCmldMessage::decode(body.as_slice()).ok()
 }
 
-fn answer(
+async fn answer(
     question: &ServiceToCmldMessage,
     answers: &Answers,
     report: &mpsc::Sender<()>,
@@ -191,8 +213,8 @@ fn answer(
             container_cfg_dns: Some(answers.dns.clone()),
             ..tell(Tell::ContainerCfgDns)
         }),
-        // Auditing is off, and then acknowledgements are ignored (protocol.md 2.7).
-        Ok(Ask::AuditAck) | Err(_) => None,
+        Ok(Ask::AuditAck) => answers.audit.acknowledged(question.audit_ack()).await,
+        Err(_) => None,
     }
 }
 
@@ -205,6 +227,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::guest_audit;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -214,6 +237,7 @@ mod tests {
         System::new().block_on(async {
             let listener = StdListener::bind(&path).unwrap();
             let answers = Answers {
+                audit: guest_audit::tests::delivering(Vec::new()).0,
                 name: "web".into(),
                 dns: "192.0.2.1".into(),
             };

@@ -12,6 +12,7 @@ use cml_bus::{
         container::ContainerError,
         guestos::{CopyImage, ImageLease, Resolve, Resolved, Version},
     },
+    audit::Did,
     id::ContainerId,
     secret::Key,
 };
@@ -326,6 +327,7 @@ fn attempt(
         false => access.kept,
         true => {
             let opened = env.volumes.open(id, container.volumes, access.key.as_ref());
+            note_volumes(env, container, access.key.is_some(), &opened);
             opened.map_err(volume_failed)?
         }
     };
@@ -354,6 +356,25 @@ fn attempt(
         let _ = pidfd::wait(&*live.pidfd, KILL_PATIENCE);
     })?;
     Ok(live)
+}
+
+/// Tells the audit log of the encrypted volumes of a launch.
+fn note_volumes<T>(
+    env: &Env,
+    container: &Container<'_>,
+    has_key: bool,
+    opened: &Result<T, VolumeError>,
+) {
+    let did = match has_key {
+        true => Did::OpenVolume,
+        false => Did::OpenVolumeWithoutKey,
+    };
+    for volume in container.volumes {
+        if matches!(volume.content, Content::Encrypted { .. }) {
+            let note = did.to(container.id).meta("label", &volume.name);
+            env.events.audit(note.result(opened));
+        }
+    }
 }
 
 /// How long a killed guest may take to end.

@@ -7,6 +7,7 @@ use cml_bus::{
         container::{ContainerError, Create, Signature, UpdateConfig},
         token::{DestroyKey, Forget, VerifySignature},
     },
+    audit::Did,
     error::BusError,
     id::ContainerId,
 };
@@ -16,7 +17,8 @@ use cml_wire::{
 };
 
 use crate::{
-    env::Env, launch, one::Reconfigure, record::Found, unlock::holder, view::Guest, volumes::spec,
+    env::Env, launch, noted, one::Reconfigure, record::Found, unlock::holder, view::Guest,
+    volumes::spec,
 };
 
 /// A configuration that was read, verified and checked.
@@ -82,7 +84,8 @@ impl Env {
         let env = self.clone();
         let stored = self.storage.run(move || env.store.read(id)).await;
         let stored = stored.map_err(BusError::from)??;
-        let mut config = self.accept(&stored.config, stored.signature).await?;
+        let accepted = self.accept(&stored.config, stored.signature).await;
+        let mut config = self.accepted(id, accepted)?;
         self.follow_newest(id, &mut config).await;
         Ok(Loaded {
             id,
@@ -116,6 +119,19 @@ impl Env {
                 tracing::warn!(container = %id, %error, "the version is not written down")
             }
         }
+    }
+
+    /// Tells the audit log who vouched for a configuration. Not in the container's own log: it may never exist.
+    fn accepted(
+        &self,
+        id: ContainerId,
+        accepted: Result<ContainerConfig, ContainerError>,
+    ) -> Result<ContainerConfig, ContainerError> {
+        if self.settings.signed_configs {
+            let note = Did::VerifyConfig.with(id);
+            self.events.audit(noted::outcome(note, &accepted));
+        }
+        accepted
     }
 
     /// The configuration from exactly the bytes whose signature was checked (SEC-09).
@@ -171,7 +187,8 @@ impl Env {
         bytes: Vec<u8>,
         signature: Option<Signature>,
     ) -> Result<Prepared, ContainerError> {
-        let mut config = self.accept(&bytes, signature.clone()).await?;
+        let accepted = self.accept(&bytes, signature.clone()).await;
+        let mut config = self.accepted(id, accepted)?;
         let installed = self.newest(&config).await?;
         self.check_volumes(id, &config, &installed.config).await?;
         let signed = self.settings.signed_configs;
@@ -276,6 +293,12 @@ impl Env {
     /// Deletes what a container has stored; it keeps its configuration and its PIN. Its key goes first:
     /// without it nothing of the rest can be read any more.
     pub(crate) async fn wipe(self: &Arc<Self>, id: ContainerId) -> Result<(), ContainerError> {
+        let wiped = self.wipe_stored(id).await;
+        self.events.audit(noted::outcome(Did::Wipe.to(id), &wiped));
+        wiped
+    }
+
+    async fn wipe_stored(self: &Arc<Self>, id: ContainerId) -> Result<(), ContainerError> {
         let begin = move |env: &Self| {
             launch::settle(env, id)?;
             env.store.begin_wipe(id)

@@ -16,6 +16,7 @@ use cml_bus::{
         guestos::Rescan,
         token,
     },
+    audit::Did,
     error::BusError,
     event::Event,
     id::ContainerId,
@@ -38,6 +39,7 @@ use crate::{
     fsm::State,
     guestos::Followup,
     load::Loaded,
+    noted,
     one::{OnePort, Reconfigure},
     unlock::holder,
     view::View,
@@ -312,6 +314,12 @@ impl Handler<Create> for Manager {
             (env.create(request).await, turn)
         };
         Box::pin(create.into_actor(self).map(|(created, turn), manager, _| {
+            manager.env.events.audit(match &created {
+                Ok(created) => Did::Create
+                    .to(created.id)
+                    .meta("name", &created.config.name),
+                Err(_) => noted::outcome(Did::Create.here(), &created),
+            });
             let created = created?;
             let answer = (created.id, (*created.config).clone());
             tracing::info!(container = %created.id, name = created.config.name, "created");
@@ -333,7 +341,10 @@ impl Handler<UpdateConfig> for Manager {
             let entry = entry?;
             let turn = changes.lock().await;
             let present = entry.view.borrow().config.clone();
-            let reconfigure = env.update(request, &present).await?;
+            let updated = env.update(request, &present).await;
+            let note = Did::UpdateConfig.to(entry.id);
+            env.events.audit(noted::outcome(note, &updated));
+            let reconfigure = updated?;
             let answer = (entry.id, (*reconfigure.config).clone());
             entry.port.reconfigure.call(reconfigure).await?;
             // Nobody else's change waits for this.
@@ -381,6 +392,8 @@ impl Handler<Remove> for Manager {
         let remove = remove.into_actor(self);
         Box::pin(remove.map(move |(entry, removed, left), manager, _| {
             manager.removing.remove(&id);
+            let note = Did::Remove.to(id);
+            manager.env.events.audit(noted::outcome(note, &removed));
             match &removed {
                 Ok(()) => {
                     tracing::info!(container = %id, "removed");
@@ -436,6 +449,7 @@ impl Handler<WipeAll> for Manager {
 
     fn handle(&mut self, _: WipeAll, _: &mut Context<Self>) -> Self::Result {
         let wipes = at_once(self.entries.clone(), async |entry| entry.wipe().await);
+        let events = self.env.events.clone();
         Box::pin(async move {
             let mut outcome = Ok(());
             for wipe in wipes {
@@ -444,6 +458,7 @@ impl Handler<WipeAll> for Manager {
                     outcome = Err(error);
                 }
             }
+            events.audit(noted::outcome(Did::WipeDevice.here(), &outcome));
             outcome
         })
     }
@@ -474,6 +489,8 @@ impl Handler<Reload> for Manager {
             .into_actor(manager)
         });
         Box::pin(refresh.map(|(ended, turn), manager, _| {
+            let note = noted::outcome(Did::Reload.here(), &ended);
+            manager.env.events.audit(note);
             let ended = ended?;
             manager.entries.retain(|entry| !ended.contains(&entry.id));
             drop(turn);
@@ -487,6 +504,7 @@ impl Handler<Shutdown> for Manager {
 
     fn handle(&mut self, _: Shutdown, _: &mut Context<Self>) -> Self::Result {
         self.env.close();
+        self.env.events.audit(Did::Shutdown.here());
         let entries = self.entries.clone();
         let hierarchies = self.env.hierarchies.clone();
         Box::pin(async move {
@@ -505,6 +523,7 @@ impl Handler<StopAll> for Manager {
     type Result = ResponseFuture<Result<StoppedAll, ContainerError>>;
 
     fn handle(&mut self, _: StopAll, _: &mut Context<Self>) -> Self::Result {
+        self.env.events.audit(Did::Shutdown.here());
         let running = |entry: &&Entry| !entry.view.borrow().state.is_at_rest();
         let entries: Vec<_> = self.entries.iter().filter(running).cloned().collect();
         Box::pin(async move {
@@ -578,9 +597,25 @@ macro_rules! passed_on {
     )+};
 }
 
+impl Handler<Start> for Manager {
+    type Result = ResponseFuture<Result<(), ContainerError>>;
+
+    fn handle(&mut self, request: Start, _: &mut Context<Self>) -> Self::Result {
+        let port = match request.id.is_core0() {
+            true => Err(ContainerError::Protected),
+            false => self.port(request.id),
+        };
+        if let Err(error) = &port {
+            // One that does not exist has no log.
+            let note = noted::not_started(|did| did.with(request.id), error);
+            self.env.events.audit(note);
+        }
+        Box::pin(async move { port?.start.call(request).await })
+    }
+}
+
 // The last column: whether core0 takes it too (protocol.md 3.5, 3.6).
 passed_on! {
-    Start => (), start, false;
     Stop => (), stop, false;
     SetFrozen => (), set_frozen, true;
     Exec => ExecSession, exec, true;

@@ -6,6 +6,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use cml_bus::{
     actor::{Addr, System, spawn},
     api::{
+        audit::AuditPort,
         container::{
             Configs, ContainerError, ContainerPort, Create, PinEntry, PinNeeds, Reload, Remove,
             Signature, Start, Status, Stop,
@@ -13,6 +14,7 @@ use cml_bus::{
         guestos::{Find, GuestOsError, GuestOsPort, Installed, Resolve, Version},
         token::{TokenError, TokenPort, Unlock, VerifySignature},
     },
+    audit::{Did, Trail},
     event::Events,
     id::ContainerId,
     secret::Pin,
@@ -26,6 +28,7 @@ use crate::{Env, Manager, Policy, Settings, manager::Panic};
 
 struct Rig {
     port: ContainerPort,
+    trail: Trail,
     manager: Addr<Manager>,
     started: mpsc::UnboundedReceiver<Addr<Manager>>,
     unlocks: Recorded<Unlock>,
@@ -45,6 +48,7 @@ impl Rig {
     /// A service whose token opens with `right` and trusts what is signed with the byte 1, and whose only
     /// guest OS is `os` in version 7 and cannot be resolved.
     async fn new(dir: &Path, signed_configs: bool) -> Self {
+        let trail = Trail::open();
         let (token, guestos) = (TokenPort::default(), GuestOsPort::default());
         let unlocks = fake(&token.unlock, |unlock| match unlock.pin.expose() {
             "right" => Ok(()),
@@ -88,7 +92,14 @@ impl Rig {
             signed_configs,
             host_dns: String::new(),
         };
-        let env = Env::open(settings, token, guestos, Events::default()).unwrap();
+        let env = Env::open(
+            settings,
+            token,
+            guestos,
+            AuditPort::default(),
+            Events::new(trail.clone()),
+        )
+        .unwrap();
         let port = ContainerPort::default();
         let bound = port.clone();
         let (tell, mut started) = mpsc::unbounded_channel();
@@ -106,6 +117,7 @@ impl Rig {
         });
         Self {
             port,
+            trail,
             manager: started.recv().await.unwrap(),
             started,
             unlocks,
@@ -214,6 +226,9 @@ fn the_pin_is_asked_of_the_token_before_anything_is_launched() {
         let asked = rig.unlocks.take();
         assert!(asked.iter().all(|unlock| unlock.holder.container == id) && asked.len() == 2);
         assert_eq!(rig.states().await, [ContainerState::Stopped]);
+        let noted: Vec<_> = rig.trail.take().map(|note| note.did()).collect();
+        // The PIN is the token's to tell; both starts have failed.
+        assert_eq!(noted, [Did::Create, Did::Start, Did::Start]);
         let stop = Stop { id, pin: None };
         assert_eq!(
             rig.port.stop.call(stop).await,

@@ -2,6 +2,7 @@
 
 use cml_bus::{
     api::{
+        audit::Verify,
         container::{Configs, Reload, Status, WipeAll},
         guestos::List,
         provisioning::{Destroy, PullCsr, Reboot, SetProvisioned, Stats},
@@ -86,6 +87,12 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::RemoveCa(request) => {
             let removed = shared.ports.token.remove_ca.call(request).await;
             translate_out::plain(removed.map_err(Into::into))
+        }
+        Request::AuditList(request) => {
+            translate_out::audit_list(shared.ports.audit.list.call(request).await)
+        }
+        Request::AuditVerify => {
+            translate_out::audit_verdict(shared.ports.audit.verify.call(Verify).await)
         }
         Request::Push(_)
         | Request::Logs(_)

@@ -3,7 +3,7 @@
 //! Provisioned mode is looked at in hosted mode too (design.md section 1). An unprivileged socket never
 //! gets more than its column, and nothing at all once a device is provisioned with the strict profile.
 
-use cml_bus::provisioned::Provisioned;
+use cml_bus::{event::Events, provisioned::Provisioned};
 use cml_wire::proto::controller_to_daemon::Command;
 
 /// What an accepted connection stands for.
@@ -30,6 +30,8 @@ pub struct Admission {
     pub privileged: bool,
     /// As in [`Mode`].
     pub hosted: bool,
+    /// Told of what is not admitted.
+    pub events: Events,
 }
 
 impl Admission {
@@ -109,6 +111,8 @@ const TABLE: &[Rule] = &[
     rule(Command::ContainerExecResize,     0, 0, 0),
     rule(Command::CaList,                  0, 0, 1),
     rule(Command::CaRemove,                0, 0, 0),
+    rule(Command::AuditList,               0, 0, 1),
+    rule(Command::AuditVerify,             0, 0, 1),
 ];
 
 /// The command with this number if this connection may send it, `None` if it must be refused.
@@ -184,6 +188,8 @@ mod tests {
 1000 CONTAINER_EXEC_RESIZE + - - - - -
 1020 CA_LIST + - + - - -
 1021 CA_REMOVE + - - - - -
+1040 AUDIT_LIST + - + - - -
+1041 AUDIT_VERIFY + - + - - -
 ";
 
     fn columns(number: i32) -> Vec<bool> {

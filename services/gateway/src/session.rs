@@ -2,10 +2,14 @@
 
 use std::{collections::VecDeque, io, rc::Rc, time::Duration};
 
-use cml_bus::api::{
-    container::ContainerPort, guestos::GuestOsPort, provisioning::ProvisioningPort,
-    token::TokenPort,
+use cml_bus::{
+    api::{
+        audit::AuditPort, container::ContainerPort, guestos::GuestOsPort,
+        provisioning::ProvisioningPort, token::TokenPort,
+    },
+    audit::{Did, Note},
 };
+use cml_wire::proto::controller_to_daemon::Command;
 use tokio::{net::UnixStream, select, sync::watch};
 
 use crate::{
@@ -32,6 +36,8 @@ pub struct Ports {
     pub token: TokenPort,
     /// The provisioning service, for the device as a whole.
     pub provisioning: ProvisioningPort,
+    /// The audit service.
+    pub audit: AuditPort,
 }
 
 /// What all connections of a socket have in common.
@@ -59,6 +65,8 @@ pub struct Connection {
     pub deferred: Deferred,
     /// What all connections have in common.
     pub shared: Rc<Shared>,
+    /// The user that the peer is, if the kernel tells.
+    uid: Option<u32>,
     /// Becomes true when the gateway shuts down.
     pub closing: watch::Receiver<bool>,
     /// The process that connected, if the daemon can see it.
@@ -104,6 +112,7 @@ pub async fn serve(stream: UnixStream, shared: Rc<Shared>, closing: watch::Recei
         inbox: Inbox::new(read, shared.budget.clone()),
         outbox: Outbox::new(write),
         deferred: Deferred::new(),
+        uid,
         shared,
         closing,
         // 0: it lives where this process cannot see it.
@@ -162,13 +171,46 @@ impl Connection {
                 return push::run(request, self).await;
             }
             Ok(request) => answer::answer(request, &self.shared).await,
-            Err(refusal) => translate_out::refusal(refusal),
+            Err(refusal) => {
+                self.note(refusal);
+                translate_out::refusal(refusal)
+            }
         };
         drop(permit);
         match reply {
             Some(reply) => self.outbox.send(&reply).await,
             None => Ok(()),
         }
+    }
+}
+
+impl Connection {
+    /// A command that is not for this socket or mode is a security event, a push that lacks its proof as well; any other
+    /// mistake is none.
+    fn note(&self, refusal: Refusal) {
+        let note = match refusal {
+            Refusal::Forbidden(number) => {
+                let known = Command::try_from(number).map(|known| known.as_str_name().to_owned());
+                let command = known.unwrap_or_else(|_| number.to_string());
+                Did::SendCommand.here().meta("command", command)
+            }
+            Refusal::Missing(Command::PushGuestosConfig, field) => match field {
+                "guestos_config_signature" => Did::PushWithoutSignature,
+                "guestos_config_certificate" => Did::PushWithoutCertificate,
+                _ => Did::PushWithoutConfig,
+            }
+            .here(),
+            _ => return,
+        };
+        let uid = |note: Note| match self.uid {
+            Some(uid) => note.meta("uid", uid),
+            None => note,
+        };
+        let pid = |note: Note| match self.peer {
+            Some(pid) => note.meta("pid", pid),
+            None => note,
+        };
+        self.shared.admission.events.audit(pid(uid(note.failed())));
     }
 }
 

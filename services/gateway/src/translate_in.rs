@@ -5,6 +5,7 @@
 
 use cml_bus::{
     api::{
+        audit,
         container::{
             ChangePin, Create, Exec, PinEntry, Remove, RemoveGuestOs, SetFrozen, Signature, Start,
             Stop, UpdateConfig, WindowSize, Wipe,
@@ -23,6 +24,9 @@ use crate::policy::{self, Mode};
 
 /// The terminal of a client that does not say how large it is.
 pub const DEFAULT_WINDOW: WindowSize = WindowSize { cols: 80, rows: 24 };
+
+/// Records of each log for a client that does not say how many it wants.
+pub const AUDIT_LIMIT: usize = 1000;
 
 /// Which containers a query is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +98,10 @@ pub enum Request {
     ListCas,
     /// `CA_REMOVE`
     RemoveCa(token::RemoveCa),
+    /// `AUDIT_LIST`
+    AuditList(audit::List),
+    /// `AUDIT_VERIFY`
+    AuditVerify,
     /// `CONTAINER_EXEC_CMD`
     Exec(ExecRequest),
     /// `CONTAINER_EXEC_INPUT`: never answered (protocol.md 3.3).
@@ -279,6 +287,16 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
                 .take()
                 .ok_or(Refusal::Missing(command, "ca_id"))?,
         }),
+        Command::AuditList => Request::AuditList(audit::List {
+            container: match message.container_uuids.is_empty() {
+                true => None,
+                false => Some(container(command, message)?),
+            },
+            limit: message
+                .audit_limit
+                .map_or(AUDIT_LIMIT, |limit| limit as usize),
+        }),
+        Command::AuditVerify => Request::AuditVerify,
         Command::ContainerExecCmd => Request::Exec(exec(command, message)?),
         Command::ContainerExecInput => Request::Input(InputRequest {
             id: container(command, message)?,

@@ -14,6 +14,7 @@ use cml_bus::{
         },
         token::TokenPort,
     },
+    audit::Did,
     event::{Event, Events},
     supervisor::Watch,
 };
@@ -77,6 +78,7 @@ impl GuestOs {
             settings.store.clone(),
             settings.mounts.clone(),
             settings.allow_sha1,
+            events.clone(),
         );
         let catalogue = Catalogue::new(settings, token, events.clone());
         Actor::start(Self {
@@ -238,9 +240,10 @@ impl Handler<Push> for GuestOs {
             let order = order.inspect_err(|error| tracing::warn!(%error, "push refused"))?;
             let (tell, outcome) = oneshot::channel();
             let (progress, stem) = (order.meter.subscribe(), order.stem());
-            let installer = actor.installer.clone();
+            let (installer, events) = (actor.installer.clone(), actor.events.clone());
             let install = async move {
                 let ended = installer.install(order).await;
+                events.audit(Did::PushOs.with(&stem).result(&ended));
                 match &ended {
                     Ok(()) => tracing::info!(guestos = stem, "installed"),
                     Err(error) => tracing::error!(guestos = stem, %error, "not installed"),

@@ -7,6 +7,7 @@ use cml_bus::{
         guestos::{GuestOsError, Installed},
         token::{TokenPort, VerifySignature},
     },
+    audit::{Did, Note},
     blocking::Pool,
     error::BusError,
     event::{Event, Events},
@@ -46,6 +47,11 @@ impl Catalogue {
             list: watch::Sender::new(None),
             changes: Arc::default(),
         }
+    }
+
+    /// Tells the audit log.
+    pub fn audit(&self, note: Note) {
+        self.events.audit(note);
     }
 
     /// The list, as soon as it is known.
@@ -111,7 +117,9 @@ impl Catalogue {
         let mut installed = Vec::new();
         for entry in entries.map_err(BusError::from)?? {
             let stem = entry.stem.clone();
-            match self.verified(entry).await {
+            let verified = self.verified(entry).await;
+            self.audit(Did::LoadOs.with(&stem).result(&verified));
+            match verified {
                 Ok(one) => installed.push(one),
                 Err(error) => tracing::warn!(guestos = stem, %error, "guest OS skipped"),
             }
@@ -122,7 +130,7 @@ impl Catalogue {
     }
 
     async fn verified(&self, entry: store::Entry) -> Result<Installed, GuestOsError> {
-        let one = self.vouched(entry.signed).await?;
+        let one = self.vouched(entry.signed, &entry.stem).await?;
         let inside = store::stem(&one.config);
         match inside == entry.stem {
             true => Ok(one),
@@ -130,10 +138,25 @@ impl Catalogue {
         }
     }
 
-    /// The configuration from exactly the bytes whose signature was checked (SEC-09).
-    pub async fn vouched(&self, signed: VerifySignature) -> Result<Installed, GuestOsError> {
+    /// The configuration from exactly the bytes whose signature was checked (SEC-09). `named` is what it is known by
+    /// so far.
+    pub async fn vouched(
+        &self,
+        signed: VerifySignature,
+        named: &str,
+    ) -> Result<Installed, GuestOsError> {
         let bytes = signed.data.clone();
-        let trust = self.token.verify_signature.call(signed).await?;
+        let trust = self.token.verify_signature.call(signed).await;
+        self.audit(match &trust {
+            Ok(ContainerTrust::LocallySigned) => Did::VerifyLocal.with(named),
+            verified => match verified {
+                Ok(_) => Did::VerifyGood,
+                Err(_) => Did::VerifyFailed,
+            }
+            .with(named)
+            .result(verified),
+        });
+        let trust = trust?;
         if trust == ContainerTrust::LocallySigned && !self.settings.accept_locally_signed {
             return Err(GuestOsError::BadConfig(
                 "only the local CA vouches for it, and device.conf does not have \

@@ -18,8 +18,10 @@ use std::{
 
 use cml_bus::{
     api::guestos::{GuestOsError, ImageLease},
+    audit::Did,
     blocking::Pool,
     error::BusError,
+    event::Events,
 };
 use cml_sys::{image::Image, mount};
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
@@ -55,6 +57,7 @@ pub struct Images {
     mounts: PathBuf,
     allow_sha1: bool,
     pool: Pool,
+    events: Events,
     /// By what they are, too: another configuration of the same version may want another image.
     live: Arc<Mutex<HashMap<(PathBuf, Identity), Slot>>>,
 }
@@ -74,7 +77,7 @@ struct Wanted {
 
 impl Images {
     /// Images of this store, mounted below `mounts`.
-    pub fn new(store: PathBuf, mounts: PathBuf, allow_sha1: bool) -> Self {
+    pub fn new(store: PathBuf, mounts: PathBuf, allow_sha1: bool, events: Events) -> Self {
         verity::remove_stale();
         Self {
             store,
@@ -82,6 +85,7 @@ impl Images {
             allow_sha1,
             // Two cores: hashing one image must not keep another start waiting.
             pool: Pool::new("images", 2),
+            events,
             live: Arc::default(),
         }
     }
@@ -109,14 +113,16 @@ impl Images {
         let (stem, image) = (store::stem(config), &mount.image_file);
         let wanted = Wanted {
             device: verity::device_name(&stem, image, number),
-            at: self.mounts.join(stem).join(format!("{image}-{number}")),
+            at: self.mounts.join(&stem).join(format!("{image}-{number}")),
             path,
             allow_sha1: self.allow_sha1,
             mount: mount.clone(),
         };
         let lease = self.pool.run(move || verified_mount(&wanted)).await;
-        let lease = lease.map_err(BusError::from)??;
-        let lease = Arc::new(lease);
+        let lease = lease.map_err(BusError::from)?;
+        let note = Did::VerifyImage.with(stem).meta("name", image);
+        self.events.audit(note.result(&lease));
+        let lease = Arc::new(lease?);
         *slot = Arc::downgrade(&lease);
         Ok(lease)
     }
@@ -138,7 +144,11 @@ impl Images {
             .pool
             .run(move || verified_copy(&path, &promise, into))
             .await;
-        copied.map_err(BusError::from)?
+        let copied = copied.map_err(BusError::from)?;
+        let note = Did::VerifyImage.with(store::stem(config));
+        let note = note.meta("name", &mount.image_file);
+        self.events.audit(note.result(&copied));
+        copied
     }
 
     /// Whether an image in this directory is mounted, or about to be.

@@ -14,6 +14,7 @@ use cml_bus::{
         guestos::{GuestOsError, Installed, Push},
         token::VerifySignature,
     },
+    audit::{Did, Note},
     blocking::Pool,
     error::BusError,
 };
@@ -126,6 +127,15 @@ impl Installer {
 
     /// Everything that can be said before anything is written or fetched.
     pub async fn accept(&self, push: Push) -> Result<Order, GuestOsError> {
+        let accepted = self.examine(push).await;
+        self.catalogue.audit(match &accepted {
+            Ok(order) => Did::StartUpdate.with(order.stem()),
+            Err(error) => refusal(error).failed().meta("reason", error),
+        });
+        accepted
+    }
+
+    async fn examine(&self, push: Push) -> Result<Order, GuestOsError> {
         self.catalogue.loaded().await?;
         // At once: the process may be gone, and its number another's, when the signature is checked.
         let root = self.root_of(push.caller).await?;
@@ -139,7 +149,7 @@ impl Installer {
             signature: signed.signature.clone(),
             certificate: signed.certificate.clone(),
         };
-        let installed = self.catalogue.vouched(copy).await?;
+        let installed = self.catalogue.vouched(copy, PUSHED).await?;
         let config = installed.config.clone();
         let files = needed(&config, self.catalogue.settings.allow_sha1)?;
         let claim = self.claim(&config.name)?;
@@ -187,6 +197,8 @@ impl Installer {
         let bad = |reason: String| GuestOsError::BadConfig(reason);
         let of = |needed: &Needed| {
             if base.is_empty() {
+                let note = Did::DownloadFromNowhere.with(order.stem());
+                self.catalogue.audit(note.failed());
                 return Err(bad(
                     "images are missing, and neither it nor device.conf has an update_base_url"
                         .into(),
@@ -234,7 +246,16 @@ impl Installer {
         let sources = self.sources(&order, &missing)?;
         self.check_room(&missing).await?;
         let staging = self.stage(&order, &missing).await?;
+        let to_do = match missing.is_empty() {
+            true => Did::DownloadNothing,
+            false => Did::StartDownload,
+        };
+        self.catalogue.audit(to_do.with(&stem));
         let fetched = self.fetch(&order, &missing, sources, staging.1).await;
+        if !missing.is_empty() {
+            self.catalogue
+                .audit(Did::Download.with(&stem).result(&fetched));
+        }
         let staging = Arc::new(staging.0);
         let installed = match fetched {
             Ok(()) => self.flash_and_commit(&order, staging.clone()).await,
@@ -256,8 +277,14 @@ impl Installer {
         let flashes = self.flashes(order, &staging)?;
         let (stem, store) = (order.stem(), self.catalogue.settings.store.clone());
         let (flash, named) = (flasher.clone(), stem.clone());
+        let any = !flashes.is_empty();
         let write = move || flash.write(&named, store::has(&store, &named), &flashes);
-        self.checks.run(write).await.map_err(BusError::from)??;
+        let written = self.checks.run(write).await.map_err(BusError::from)?;
+        if any {
+            self.catalogue
+                .audit(Did::FlashOs.with(&stem).result(&written));
+        }
+        written?;
         let committed = self.commit(order, staging).await;
         let settle = {
             let good = committed.is_ok();
@@ -381,6 +408,13 @@ impl Installer {
 
     /// Deletes all versions of a guest OS.
     pub async fn remove(&self, name: &str) -> Result<(), GuestOsError> {
+        let removed = self.remove_all(name).await;
+        self.catalogue
+            .audit(Did::RemoveOs.with(name).result(&removed));
+        removed
+    }
+
+    async fn remove_all(&self, name: &str) -> Result<(), GuestOsError> {
         self.catalogue.loaded().await?;
         let _claim = self.claim(name)?;
         let _turn = self.catalogue.changes.lock().await;
@@ -404,6 +438,8 @@ impl Installer {
             let claim = self.claim(&one.name);
             if claim.is_ok() && !self.images.in_use(&self.dir(&stem)).await {
                 tracing::info!(guestos = stem, "an obsolete version is deleted");
+                let note = Did::RemoveOs.with(&stem).meta("reason", "obsolete");
+                self.catalogue.audit(note);
                 stems.push((stem, claim));
             }
         }
@@ -426,6 +462,26 @@ impl Installer {
         };
         let deleted = self.catalogue.files.run(delete).await;
         deleted.map_err(BusError::from)?
+    }
+}
+
+/// What a pushed configuration is called before anybody knows that it is one.
+const PUSHED: &str = "pushed";
+
+/// What the audit log calls a push that was refused.
+fn refusal(error: &GuestOsError) -> Note {
+    match error {
+        GuestOsError::BadConfig(_) => Did::PushInvalid.with(PUSHED),
+        GuestOsError::Downgrade {
+            name,
+            version,
+            newest,
+        } => Did::PushOld
+            .with(name)
+            .meta("installed_version", newest)
+            .meta("update_version", version),
+        GuestOsError::Installing(name) => Did::DownloadTwice.with(name),
+        _ => Did::PushOs.with(PUSHED),
     }
 }
 

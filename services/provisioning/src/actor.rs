@@ -12,8 +12,10 @@ use cml_bus::{
         },
         token::{DeviceKey, Identify, Identity, InstallCertificate, TokenError, TokenPort},
     },
+    audit::Did,
     blocking::Pool,
     error::BusError,
+    event::Events,
     provisioned::{Provision, Provisioned},
     supervisor::Watch,
 };
@@ -74,6 +76,8 @@ pub struct Ports {
     pub token: TokenPort,
     /// To be stopped before a reboot.
     pub container: ContainerPort,
+    /// Told of what is done to the device.
+    pub events: Events,
 }
 
 /// The provisioning service.
@@ -194,7 +198,8 @@ impl Handler<PushCert> for Provisioning {
     fn handle(&mut self, request: PushCert, _: &mut Context<Self>) -> Self::Result {
         let open = self.still_open();
         let (identity, token) = (self.identity.clone(), self.ports.token.clone());
-        Box::pin(async move {
+        let events = self.ports.events.clone();
+        let push = async move {
             open?;
             identity.ask().await?;
             let install = InstallCertificate {
@@ -203,6 +208,11 @@ impl Handler<PushCert> for Provisioning {
             token.install_certificate.call(install).await?;
             tracing::info!("the device has the certificate of a CA");
             Ok(())
+        };
+        Box::pin(async move {
+            let pushed = push.await;
+            events.audit(Did::PushCert.here().result(&pushed));
+            pushed
         })
     }
 }
@@ -213,7 +223,7 @@ impl Handler<SetProvisioned> for Provisioning {
     /// The flag is on the disk before anybody sees the mode: what was promised once holds after a power cut.
     fn handle(&mut self, _: SetProvisioned, _: &mut Context<Self>) -> Self::Result {
         let (files, flag) = (self.files.clone(), self.settings.flag.clone());
-        let provision = self.provision.clone();
+        let (provision, events) = (self.provision.clone(), self.ports.events.clone());
         Box::pin(async move {
             let written = files.run(move || {
                 atomic::write(&flag, b"", 0o600).map_err(|error| ProvisioningError::Store {
@@ -221,7 +231,9 @@ impl Handler<SetProvisioned> for Provisioning {
                     reason: error.source.to_string(),
                 })
             });
-            written.await.map_err(BusError::from)??;
+            let written = written.await.map_err(BusError::from)?;
+            events.audit(Did::SetProvisioned.here().result(&written));
+            written?;
             provision.set();
             tracing::info!("the device is provisioned from now on");
             Ok(())
@@ -235,6 +247,7 @@ impl Handler<Reboot> for Provisioning {
     fn handle(&mut self, _: Reboot, _: &mut Context<Self>) -> Self::Result {
         let (container, machine) = (self.ports.container.clone(), self.settings.machine.clone());
         let files = self.files.clone();
+        self.ports.events.audit(Did::RebootDevice.here());
         Box::pin(async move {
             tracing::info!(?machine, "a reboot is asked for; stopping all containers");
             let all = container.stop_all.call(StopAll).await?;
@@ -318,9 +331,12 @@ impl Handler<Destroy> for Provisioning {
     type Result = Result<(), ProvisioningError>;
 
     fn handle(&mut self, _: Destroy, _: &mut Context<Self>) -> Self::Result {
-        Err(ProvisioningError::NoTpm(match self.settings.tpm {
+        let destroyed = Err(ProvisioningError::NoTpm(match self.settings.tpm {
             false => "the device has no TPM in use, so there is nothing to clear",
             true => "clearing the TPM is not available in this version",
-        }))
+        }));
+        let note = Did::DestroySystem.here().result(&destroyed);
+        self.ports.events.audit(note);
+        destroyed
     }
 }

@@ -65,6 +65,7 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
         let ports = Ports {
             token: token.clone(),
             container: container.clone(),
+            events: Events::default(),
         };
         let mode = provisioned::mode(false);
         let seen = mode.1.clone();

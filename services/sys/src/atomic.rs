@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -15,7 +15,19 @@ use crate::error::{Context, Error, Result};
 /// # Errors
 /// Any step that the kernel refused; the old file is untouched then.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    replace(path, bytes, mode, true)?;
+    write_with(path, mode, |file| file.write_all(bytes))
+}
+
+/// As [`write`], for what is too large to be in memory: the function writes it.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_with(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<()> {
+    replace(path, fill, mode, true)?;
     path.parent().map_or(Ok(()), sync_dir)
 }
 
@@ -25,10 +37,15 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 /// # Errors
 /// Any step that the kernel refused; the old file is untouched then.
 pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    replace(path, bytes, mode, false)
+    replace(path, |file| file.write_all(bytes), mode, false)
 }
 
-fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<()> {
+fn replace(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+    mode: u32,
+    durable: bool,
+) -> Result<()> {
     let shown = path.display();
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid("write", shown, "not a file path"));
@@ -42,8 +59,7 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<()> {
             .mode(mode)
             .open(&temporary)
             .context("create", temporary.display())?;
-        file.write_all(bytes)
-            .context("write", temporary.display())?;
+        fill(&mut file).context("write", temporary.display())?;
         if durable {
             file.sync_all().context("sync", temporary.display())?;
         }

@@ -8,9 +8,11 @@ use cml_bus::{
         ChangePin, DestroyKey, EnterPin, Forget, Holder, Identify, Identity, InstallCertificate,
         ListCas, RegisterCa, ReleaseKey, RemoveCa, TokenError, TokenKind, Unlock, VerifySignature,
     },
+    audit::Did,
     blocking::Pool,
     error::BusError,
     event::{Event, Events},
+    id::ContainerId,
     provisioned::Provisioned,
     secret::{Key, Pin},
     supervisor::Watch,
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 use crate::{
     identity::{self, DeviceFiles},
     pinpad::{self, PATIENCE},
+    report,
     signature::Roots,
     softtoken::{FIRST_PIN, Softtoken},
     tokens::{Places, Tokens},
@@ -134,13 +137,15 @@ impl Actor for Token {
             return;
         }
         let token = self.tokens.device();
-        let outcome = self.device_token.clone();
+        let (outcome, events) = (self.device_token.clone(), self.events.clone());
         // Its own pool, so that a PIN of a container's own token need not wait for the new key.
         let pool = Pool::new("token provisioning", 1);
         let provision = async move {
             let made = pool.run(move || provision(&token)).await;
             let made = made.map_err(|died| BusError::from(died).into());
-            outcome.send_replace(match made.and_then(|made| made) {
+            let made = made.and_then(|made| made);
+            events.audit(Did::MakeDeviceToken.here().result(&made));
+            outcome.send_replace(match made {
                 Ok(()) => DeviceToken::Ready,
                 Err(error) => {
                     tracing::error!(%error, "self-provisioning failed");
@@ -187,9 +192,10 @@ impl Token {
             _ => &self.derivation,
         };
         let (pool, tokens, holder) = (pool.clone(), self.tokens.clone(), holder.cloned());
-        let device_token = self.device_token.clone();
+        let (device_token, events) = (self.device_token.clone(), self.events.clone());
         Box::pin(async move {
-            pool.run(move || {
+            let whose = holder.clone();
+            let done = pool.run(move || {
                 if holder.is_none_or(|holder| tokens.needs_device(&holder)) {
                     let state = *device_token.borrow();
                     match state {
@@ -203,23 +209,26 @@ impl Token {
                     }
                 }
                 job(&tokens)
-            })
-            .await
-            .map_err(BusError::from)?
+            });
+            let done = done.await.map_err(BusError::from)?;
+            report::attempt(&events, whose.as_ref(), &done);
+            done
         })
     }
 
-    /// Runs a job that needs no PIN.
-    fn without_pin(
+    /// Destroys the key of a container, with what belongs to it.
+    fn destroy(
         &self,
+        container: ContainerId,
         job: impl FnOnce(&Tokens) -> Result<(), TokenError> + Send + 'static,
     ) -> ResponseFuture<Result<(), TokenError>> {
         let (files, tokens) = (self.files.clone(), self.tokens.clone());
+        let events = self.events.clone();
         Box::pin(async move {
-            files
-                .run(move || job(&tokens))
-                .await
-                .map_err(BusError::from)?
+            let done = files.run(move || job(&tokens)).await;
+            let done = done.map_err(BusError::from)?;
+            events.audit(Did::RemoveKey.to(container).result(&done));
+            done
         })
     }
 }
@@ -228,9 +237,11 @@ impl Handler<Unlock> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: Unlock, _: &mut Context<Self>) -> Self::Result {
-        let holder = request.holder.clone();
+        let (holder, events) = (request.holder.clone(), self.events.clone());
         self.with_pin(Some(&holder), move |tokens| {
-            tokens.check(&request.holder, &request.pin)
+            tokens.check(&request.holder, &request.pin)?;
+            report::unlocked(&events, &request.holder);
+            Ok(())
         })
     }
 }
@@ -239,9 +250,12 @@ impl Handler<ReleaseKey> for Token {
     type Result = ResponseFuture<Result<Key, TokenError>>;
 
     fn handle(&mut self, request: ReleaseKey, _: &mut Context<Self>) -> Self::Result {
-        let holder = request.holder.clone();
+        let (holder, events) = (request.holder.clone(), self.events.clone());
         self.with_pin(Some(&holder), move |tokens| {
-            tokens.release(&request.holder, &request.pin, request.create)
+            let new = !tokens.has_key(request.holder.container);
+            let key = tokens.release(&request.holder, &request.pin, request.create)?;
+            report::released(&events, &request.holder, new);
+            Ok(key)
         })
     }
 }
@@ -250,7 +264,8 @@ impl Handler<DestroyKey> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: DestroyKey, _: &mut Context<Self>) -> Self::Result {
-        self.without_pin(move |tokens| tokens.destroy_key(request.container))
+        let id = request.container;
+        self.destroy(id, move |tokens| tokens.destroy_key(id))
     }
 }
 
@@ -259,9 +274,14 @@ impl Handler<ChangePin> for Token {
 
     fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
         let ChangePin { holder, old, new } = request;
-        self.with_pin(holder.clone().as_ref(), move |tokens| match &holder {
-            None => tokens.change_device(&old, &new),
-            Some(holder) => tokens.change_own(holder, &old, &new),
+        let events = self.events.clone();
+        self.with_pin(holder.clone().as_ref(), move |tokens| {
+            let changed = match &holder {
+                None => tokens.change_device(&old, &new),
+                Some(holder) => tokens.change_own(holder, &old, &new),
+            };
+            report::changed(&events, holder.as_ref(), &changed);
+            changed
         })
     }
 }
@@ -286,7 +306,8 @@ impl Handler<Forget> for Token {
     type Result = ResponseFuture<Result<(), TokenError>>;
 
     fn handle(&mut self, request: Forget, _: &mut Context<Self>) -> Self::Result {
-        self.without_pin(move |tokens| tokens.forget(request.container))
+        let id = request.container;
+        self.destroy(id, move |tokens| tokens.forget(id))
     }
 }
 
@@ -341,7 +362,10 @@ impl Handler<RegisterCa> for Token {
         Box::pin(async move {
             let local = request.local;
             let register = move || roots.register(&request.certificates, local);
-            if pool.run(register).await.map_err(BusError::from)?? {
+            let registered = pool.run(register).await.map_err(BusError::from)?;
+            let note = Did::RegisterCa.here().meta("local", local);
+            events.audit(note.result(&registered));
+            if registered? {
                 tracing::info!(local, "a CA was registered");
                 events.publish(Event::RootsChanged);
             }
@@ -375,7 +399,9 @@ impl Handler<RemoveCa> for Token {
         Box::pin(async move {
             let id = request.id.clone();
             let remove = move || roots.remove(&request.id);
-            pool.run(remove).await.map_err(BusError::from)??;
+            let removed = pool.run(remove).await.map_err(BusError::from)?;
+            events.audit(Did::RemoveCa.with(&id).result(&removed));
+            removed?;
             tracing::warn!(id, "a CA is trusted no longer");
             events.publish(Event::RootsChanged);
             Ok(())

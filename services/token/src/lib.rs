@@ -16,6 +16,7 @@ pub mod keyring;
 pub mod keys;
 pub mod pinpad;
 pub mod pkcs11;
+mod report;
 mod seal;
 pub mod signature;
 pub mod softtoken;

@@ -98,6 +98,11 @@ impl Tokens {
         self.own(container).exists()
     }
 
+    /// Whether the container has a key.
+    pub fn has_key(&self, container: ContainerId) -> bool {
+        self.keys.exists(container)
+    }
+
     /// Whether this needs the token of the device.
     pub fn needs_device(&self, holder: &Holder) -> bool {
         holder.kind == TokenKind::Soft && !self.has_own(holder.container)

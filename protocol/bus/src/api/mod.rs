@@ -1,5 +1,6 @@
 //! The contracts of the services, one file each: messages, replies, errors, and the port.
 
+pub mod audit;
 pub mod container;
 pub mod guestos;
 pub mod provisioning;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use cml_bus::order::{Level, Wiring};
 use proptest::prelude::*;
 
-const LEVELS: [Level; 5] = [
+const LEVELS: [Level; 6] = [
+    Level::Audit,
     Level::Token,
     Level::GuestOs,
     Level::Container,
@@ -16,11 +17,12 @@ const LEVELS: [Level; 5] = [
 /// A new level does not compile here, which is the reminder to add it to [`LEVELS`].
 fn index(level: Level) -> usize {
     match level {
-        Level::Token => 0,
-        Level::GuestOs => 1,
-        Level::Container => 2,
-        Level::Provisioning => 3,
-        Level::Gateway => 4,
+        Level::Audit => 0,
+        Level::Token => 1,
+        Level::GuestOs => 2,
+        Level::Container => 3,
+        Level::Provisioning => 4,
+        Level::Gateway => 5,
     }
 }
 
@@ -39,7 +41,7 @@ fn has_cycle(edges: &BTreeSet<(usize, usize)>) -> bool {
 
 #[test]
 fn every_level_is_tried() {
-    assert_eq!(LEVELS.map(index), [0, 1, 2, 3, 4]);
+    assert_eq!(LEVELS.map(index), [0, 1, 2, 3, 4, 5]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use cml_bus::{
         WrapFuture, fut,
     },
     api::container::{ContainerError, Exec, ExecSession, SetFrozen, Start, Stop},
+    audit::Did,
     error::BusError,
 };
 use cml_sys::exec;
@@ -14,6 +15,7 @@ use super::One;
 use crate::{
     exec::session,
     fsm::{Event, State},
+    noted,
     one::{Halt, Kill, Reassess, Reconfigure, Retire, WipeAtRest},
     plan,
 };
@@ -26,6 +28,7 @@ impl Handler<Start> for One {
             setup: request.setup,
         };
         if let Err(error) = self.admits(event).and_then(|()| self.is_open()) {
+            self.audit(noted::not_started(|did| did.to(self.id), &error));
             return Box::pin(fut::err(error));
         }
         let unlock = self.unlock(request.setup, request.pin).into_actor(self);
@@ -39,6 +42,7 @@ impl Handler<Start> for One {
                     Ok(one.apply_and_wait(event, |one| &mut one.starters, context))
                 }
                 Err(error) => {
+                    one.audit(noted::not_started(|did| did.to(one.id), &error));
                     // Another start may have been quicker; then its launch finds out by itself.
                     let damaged = matches!(error, ContainerError::Damaged { .. });
                     if damaged && one.admits(event).is_ok() {
@@ -118,6 +122,7 @@ impl Handler<Exec> for One {
         let Some(live) = live else {
             return Box::pin(std::future::ready(Err(ContainerError::NotRunning(id))));
         };
+        let program = request.argv.first().cloned().unwrap_or_default();
         let command = plan::Command {
             argv: request.argv,
             env: request.env,
@@ -131,8 +136,10 @@ impl Handler<Exec> for One {
         };
         let plan = plan::enter(inside, command);
         let (init, group) = (live.pidfd.clone(), live.running.group.clone());
-        let env = self.env.clone();
-        Box::pin(async move {
+        let (env, events) = (self.env.clone(), self.env.events.clone());
+        // Arguments may hold anything, the name of the program is what counts.
+        let note = Did::Exec.to(id).meta("command", program);
+        let run = async move {
             let failed = |reason: String| ContainerError::Exec { id, reason };
             let commands = env.commands.clone();
             let running = commands
@@ -141,6 +148,11 @@ impl Handler<Exec> for One {
                 .map_err(BusError::from)?
                 .map_err(|error| failed(error.to_string()))?;
             session(running, commands).map_err(|error| failed(error.to_string()))
+        };
+        Box::pin(async move {
+            let session = run.await;
+            events.audit(noted::outcome(note, &session));
+            session
         })
     }
 }

@@ -12,9 +12,10 @@ use std::{
 use cml_bus::{
     actor::{Addr, System},
     api::{
-        container::ContainerPort, guestos::GuestOsPort, provisioning::ProvisioningPort,
-        token::TokenPort,
+        audit::AuditPort, container::ContainerPort, guestos::GuestOsPort,
+        provisioning::ProvisioningPort, token::TokenPort,
     },
+    audit::Trail,
     event::Events,
     id::ContainerId,
     provisioned::{self, Provision},
@@ -58,6 +59,9 @@ pub struct Rig {
     pub guestos: GuestOsPort,
     pub token: TokenPort,
     pub provisioning: ProvisioningPort,
+    pub audit: AuditPort,
+    /// What the gateway has noted.
+    pub trail: Trail,
     /// Puts the device into provisioned mode.
     pub provision: Provision,
     /// Every actor that was started, the last one is alive.
@@ -82,18 +86,21 @@ impl Rig {
         let (container, guestos) = (ContainerPort::default(), GuestOsPort::default());
         let token = TokenPort::default();
         let provisioning = ProvisioningPort::default();
+        let (audit, trail) = (AuditPort::default(), Trail::open());
         let (provision, provisioned) = provisioned::mode(mode.provisioned);
         let admission = Admission {
             provisioned,
             extended: mode.extended,
             privileged: mode.privileged,
             hosted: mode.hosted,
+            events: Events::new(trail.clone()),
         };
         let ports = Ports {
             provisioning: provisioning.clone(),
             container: container.clone(),
             guestos: guestos.clone(),
             token: token.clone(),
+            audit: audit.clone(),
         };
         let (tell, started) = mpsc::unbounded_channel();
         let throttle = Throttle {
@@ -120,6 +127,8 @@ impl Rig {
             guestos,
             token,
             provisioning,
+            audit,
+            trail,
             provision,
             started,
             supervisor,

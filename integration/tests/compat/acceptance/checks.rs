@@ -263,7 +263,7 @@ impl Suite {
         let base = format!("file:/{}", mirror.display());
         let images = mirror.join(format!("operatingsystems/x86/{name}-1"));
         fs::create_dir_all(&images).unwrap();
-        let size = number * NULLOS << 20;
+        let size = (number * NULLOS) << 20;
         let zeros = self.daemon.path("zeros");
         File::create(&zeros).unwrap().set_len(size).unwrap();
         let hash = |program: &str| {

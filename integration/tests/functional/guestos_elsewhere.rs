@@ -48,6 +48,10 @@ fn a_flash_image_is_written_to_its_place_and_what_was_there_is_kept() {
     assert_eq!(fs::read(&target).unwrap(), kit().image());
     assert_eq!(fs::read(&backup).unwrap(), b"something else");
     assert_eq!(server.asked().len(), 1);
+    daemon.control().ok(&["remove_guestos", "kernel"]);
+    assert!(!backup.exists());
+    let other = Package::new(&daemon, "foreign", 1, |guest| guest.hardware = "arm".into());
+    assert!(other.refused(&daemon).contains("this machine is"));
 }
 
 #[test]
@@ -90,6 +94,13 @@ fn a_flash_image_is_written_to_a_block_device_unless_it_is_in_use_or_too_small()
     let written = fs::read(daemon.path("good")).unwrap();
     assert_eq!(written[..kit().image().len()], kit().image());
     assert!(written[kit().image().len()..].iter().all(|byte| *byte == 7));
+    // What is right already need not be written, in use or not.
+    let held = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(O_EXCL)
+        .open(&good.0);
+    kernel(&daemon, 1, Path::new(&good.0)).pushed(&daemon);
+    drop(held.unwrap());
     drop((good, small));
 }
 

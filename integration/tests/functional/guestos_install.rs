@@ -139,6 +139,20 @@ fn a_cut_download_goes_on_where_it_was_or_from_the_beginning() {
     Package::new(&daemon, "os", 1, |_| {}).pushed(&daemon);
     let from: Vec<_> = server.asked().iter().map(|asked| asked.from).collect();
     assert_eq!(from, [0, 1000, 2000]);
+    // However often, as long as more comes each time.
+    let poor = Server::new(|_, asked| {
+        let left = kit().image().len() - asked.from;
+        match left > 100_000 {
+            true => Answer::Cut(kit().image().into(), 100_000),
+            false => Answer::File(kit().image().into()),
+        }
+    });
+    let base = poor.base.clone();
+    let patient = Package::new(&daemon, "patient", 1, |guest| {
+        guest.update_base_url = Some(base);
+    });
+    patient.pushed(&daemon);
+    assert!(poor.asked().len() > 3, "{:?}", poor.asked());
     // One that knows no ranges, and one that had something else in the meantime.
     let ignorant = Server::new(|number, _| match number {
         0 => Answer::Cut(kit().image().into(), 1000),
@@ -498,6 +512,78 @@ fn a_cms_signature_is_as_good_as_a_raw_one() {
     daemon.stop();
     daemon.start();
     assert_eq!(versions(&daemon), ["1"]);
+    for weak in ["sha1", "md5", "sha256"] {
+        let package = Package::new(&daemon, "weak", 1, |_| {});
+        openssl(
+            &daemon.path("packages"),
+            &format!(
+                "cms -sign -in weak-1.conf -signer {} -inkey {} -md {weak} -outform PEM -out weak-1.sig",
+                kit().certificate("ssig").display(),
+                kit().key("ssig").display()
+            ),
+        );
+        fs::copy(kit().certificate("ssig"), package.part("cert")).unwrap();
+        assert!(package.refused(&daemon).contains("signature"), "{weak}");
+    }
+}
+
+#[test]
+fn a_wrong_tree_of_hashes_is_fetched_again_by_the_next_push() {
+    let server = Server::new(|number, asked| match asked.path.ends_with(".hash.img") {
+        true if number < 2 => Answer::File(b"<html>error page</html>".to_vec().into()),
+        true => Answer::File(b"another page".to_vec().into()),
+        false => Answer::File(kit().image().into()),
+    });
+    let daemon = empty(&server.base);
+    let package = Package::new(&daemon, "os", 1, |guest| {
+        guest.mounts[0].image_verity_sha256 = Some("00".repeat(32));
+    });
+    package.pushed(&daemon);
+    daemon.wait_for_log("not the tree of hashes");
+    package.pushed(&daemon);
+    let tree = fs::read(daemon.store().join("os-1/root.hash.img")).unwrap();
+    assert_eq!(tree, b"another page");
+    let images = server
+        .asked()
+        .into_iter()
+        .filter(|asked| asked.path.ends_with("root.img"));
+    assert_eq!(images.count(), 1);
+}
+
+#[test]
+fn what_runs_keeps_its_version_also_when_its_daemon_dies() {
+    let server = Server::good();
+    let mut daemon = empty(&server.base);
+    Package::new(&daemon, "os", 1, |_| {}).pushed(&daemon);
+    daemon.running("web", "os");
+    Package::new(&daemon, "os", 2, |_| {}).pushed(&daemon);
+    daemon.crash();
+    daemon.start();
+    daemon.wait_for("web", "RUNNING");
+    daemon.control().ok(&["reload"]);
+    Package::new(&daemon, "other", 1, |_| {}).pushed(&daemon);
+    assert_eq!(versions(&daemon), ["1", "2", "1"]);
+    daemon.answers("web");
+    daemon.control().ok(&["stop", "web"]);
+    eventually("the old version is gone", || {
+        (daemon.stored() == files(&["os-2", "other-1"])).then_some(())
+    });
+}
+
+#[test]
+fn a_damaged_ca_vouches_for_nobody_and_takes_nothing_from_the_others() {
+    let server = Server::good();
+    let mut daemon = Daemon::prepared(setup(&server.base));
+    let cas = daemon.base().join("tokens/ca");
+    fs::create_dir_all(&cas).unwrap();
+    let damaged = "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n";
+    fs::write(cas.join("0".repeat(40)), damaged).unwrap();
+    daemon.start();
+    Package::new(&daemon, "os", 1, |_| {}).pushed(&daemon);
+    let rogue = Package::new(&daemon, "rogue", 1, |_| {});
+    rogue.sign("rogue");
+    assert!(rogue.refused(&daemon).contains("not trusted"));
+    daemon.control().ok(&["ca_remove", &"0".repeat(40)]);
 }
 
 /// `openssl` as a server of files in a directory, with a certificate of its own for 127.0.0.1.

@@ -339,6 +339,32 @@ fn a_configuration_of_63_mib_is_refused_however_well_it_is_formed_and_signed() {
 }
 
 #[test]
+fn endless_chains_of_certificates_are_refused_before_they_cost_anything() {
+    let daemon = settled(Setup::default());
+    let dir = tempfile::tempdir().unwrap();
+    let guest = fs::read_to_string(kit().store.join("busybox-1.conf")).unwrap();
+    let mut client = daemon.client();
+    let one = fs::read(kit().certificate("ssig_rootca")).unwrap();
+    for (count, says) in [(30_000, "are the most"), (20, "are the most")] {
+        let mut signed = Signed::by_kit(dir.path(), &guest, "ssig_cml");
+        signed.certificate.extend(one.repeat(count));
+        let reply = client.ask(&signed.push());
+        assert_eq!(reply.response(), Response::GuestosMgrInstallFailed);
+        assert!(reply.error_text().contains(says), "{}", reply.error_text());
+    }
+    let reply = client.ask(&ControllerToDaemon {
+        command: Command::RegisterNewca.into(),
+        guestos_rootcert: Some(one.repeat(30_000)),
+        ..Default::default()
+    });
+    assert!(
+        reply.error_text().contains("are the most"),
+        "{}",
+        reply.error_text()
+    );
+}
+
+#[test]
 fn a_server_that_sends_in_circles_or_elsewhere_is_given_up() {
     let server = Server::new(|_, asked| match asked.path.as_str() {
         path if path.contains("/circle-1/") => Answer::Redirect(path.to_owned()),

@@ -16,7 +16,7 @@ use cml_wire::{
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use crate::{entry::Entry, env::Env, one::Reassess};
+use crate::{entry::Entry, env::Env, one::Reassess, record::Found};
 
 /// What events mean for guest OSes; the later one includes the earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,14 +58,22 @@ impl Followup {
 }
 
 impl Env {
-    /// The configurations of all containers, also of those that cannot be used at the moment.
-    async fn stored_configs(self: &Arc<Self>) -> Result<Vec<ContainerConfig>, ContainerError> {
+    /// The configurations of all containers, also of those that cannot be used at the moment, and those that
+    /// containers run with. One that nobody can understand has no guest OS; one that cannot be read may have any.
+    async fn configs_that_count(self: &Arc<Self>) -> Result<Vec<ContainerConfig>, ContainerError> {
         let env = self.clone();
         let read = move || -> Result<Vec<_>, ContainerError> {
-            let ids = env.store.list()?.into_iter();
-            Ok(ids
-                .filter_map(|id| text::parse(&env.store.read(id).ok()?.config).ok())
-                .collect())
+            let mut all = Vec::new();
+            for id in env.store.list()? {
+                all.extend(text::parse(&env.store.read(id)?.config).ok());
+            }
+            for id in env.records.list() {
+                if let Found::Record(record) = env.records.read(id) {
+                    let running = record.running.as_ref();
+                    all.extend(running.and_then(|one| text::parse(one.config.as_bytes()).ok()));
+                }
+            }
+            Ok(all)
         };
         self.storage.run(read).await.map_err(BusError::from)?
     }
@@ -76,7 +84,7 @@ impl Env {
         name: String,
         running: Vec<Arc<ContainerConfig>>,
     ) -> Result<(), ContainerError> {
-        let stored = self.stored_configs().await?;
+        let stored = self.configs_that_count().await?;
         let all = running.iter().map(AsRef::as_ref).chain(&stored);
         let mut users: Vec<_> = all
             .filter(|config| config.guest_os == name)
@@ -96,7 +104,7 @@ impl Env {
     /// Has versions deleted that no container needs.
     pub(crate) async fn purge_guestos(self: &Arc<Self>) {
         let purge = async {
-            let pinned = self.stored_configs().await?.into_iter().map(|config| {
+            let pinned = self.configs_that_count().await?.into_iter().map(|config| {
                 let version = config.guestos_version();
                 (config.guest_os, version)
             });

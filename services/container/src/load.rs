@@ -111,7 +111,7 @@ impl Env {
         }
         config.guestos_version = Some(version);
         let text = text::print_file(config);
-        let write = move |env: &Self| env.store.replace(id, text.as_bytes(), None);
+        let write = move |env: &Self| env.store.replace(id, text.as_bytes(), None, false);
         let written = self.in_turn(id, &self.storage, write).await;
         match written.and_then(|written| written) {
             Ok(()) => tracing::info!(container = %id, version, "moved to the newest guest OS"),
@@ -252,11 +252,7 @@ impl Env {
         let (id, bytes, signature) = (request.id, prepared.bytes, prepared.signature);
         let wipes = holder(id, &prepared.config)? != holder(id, present).unwrap_or_default();
         self.in_turn(id, &self.storage, move |env| {
-            env.store.replace(id, &bytes, signature.as_ref())?;
-            match wipes {
-                true => env.store.begin_wipe(id),
-                false => Ok(()),
-            }
+            env.store.replace(id, &bytes, signature.as_ref(), wipes)
         })
         .await??;
         Ok(Reconfigure {

@@ -135,6 +135,7 @@ impl Manager {
 
     /// Follows what becomes of the guest OSes, one event after the other.
     fn follow(&self, context: &mut Context<Self>) {
+        let changes = self.changes.clone();
         let (env, mut events, me) = (
             self.env.clone(),
             self.env.events.subscribe(),
@@ -142,14 +143,19 @@ impl Manager {
         );
         let follow = async move {
             // What has become obsolete while nobody looked.
-            env.purge_guestos().await;
+            let purge = async || {
+                // A container that is being created has chosen its version already.
+                let _turn = changes.lock().await;
+                env.purge_guestos().await;
+            };
+            purge().await;
             while let Some(followup) = Followup::next(&mut events).await {
                 if followup == Followup::Reassess
                     && let Ok(Ok(entries)) = me.send(Entries).await
                 {
                     env.reassess(entries).await;
                 }
-                env.purge_guestos().await;
+                purge().await;
             }
         };
         context.spawn(follow.into_actor(self));

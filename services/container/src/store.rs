@@ -42,6 +42,7 @@ const SUFFIXES: &[&str] = &[
     "conf.next",
     "sig.next",
     "cert.next",
+    "wiping.next",
     "sig",
     "cert",
     "uid",
@@ -63,7 +64,22 @@ impl Store {
             containers: base.join("containers"),
         };
         private_dir(&store.containers)?;
+        store.remove_orphans()?;
         Ok(store)
+    }
+
+    /// Deletes what a creation has left that was cut off before its `.conf`. core0 may do without one.
+    fn remove_orphans(&self) -> Result<(), ContainerError> {
+        for suffix in SUFFIXES {
+            for id in self.with_suffix(suffix)? {
+                let exists = ["conf", "conf.next", GONE].map(|one| self.file(id, one).exists());
+                if !id.is_core0() && exists == [false; 3] {
+                    let path = self.file(id, suffix);
+                    atomic::remove(&path).map_err(|error| failed(&path, error))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Containers whose removal was interrupted.
@@ -143,7 +159,7 @@ impl Store {
         })
     }
 
-    /// Replaces a configuration, with or without a signature. The new files lie complete beside the old ones
+    /// Replaces a configuration, with or without a signature. `wipes`: a wipe of the container begins with it. The new files lie complete beside the old ones
     /// before the first of these is replaced, and `.conf.next` says so: whatever interrupts this, the next
     /// look at the container finds the old set or the new one.
     ///
@@ -154,8 +170,10 @@ impl Store {
         id: ContainerId,
         config: &[u8],
         signature: Option<&Signature>,
+        wipes: bool,
     ) -> Result<(), ContainerError> {
         let parts = [
+            (WIPING, wipes.then_some(&b""[..])),
             ("sig", signature.map(|signature| &signature.signature[..])),
             (
                 "cert",
@@ -180,7 +198,7 @@ impl Store {
         if !next("conf").exists() {
             return Ok(());
         }
-        for suffix in ["sig", "cert", "conf"] {
+        for suffix in [WIPING, "sig", "cert", "conf"] {
             let (from, to) = (next(suffix), self.file(id, suffix));
             match fs::rename(&from, &to) {
                 // Replaced already, or an unsigned configuration.
@@ -368,7 +386,9 @@ mod tests {
             (signature.signature, signature.certificate),
             (vec![3], vec![3])
         );
-        store.replace(id, b"newest", Some(&signed(4))).unwrap();
+        store
+            .replace(id, b"newest", Some(&signed(4)), false)
+            .unwrap();
         assert_eq!(store.read(id).unwrap().config, b"newest");
         assert_eq!(store.list().unwrap(), [id]);
         store.remove(id).unwrap();
@@ -410,6 +430,38 @@ mod tests {
             fs::read_dir(dir.path().join("containers")).unwrap().count(),
             0
         );
+    }
+
+    #[test]
+    fn a_creation_that_was_cut_off_leaves_nothing_for_the_next_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (cut, whole) = (ContainerId::random(), ContainerId::random());
+        store.add(whole, b"x", None).unwrap();
+        for suffix in ["created", "sig"] {
+            fs::write(store.file(cut, suffix), "").unwrap();
+            fs::write(store.file(ContainerId::CORE0, suffix), "").unwrap();
+        }
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.list().unwrap(), [whole]);
+        assert!(!store.file(cut, "created").exists() && !store.file(cut, "sig").exists());
+        assert!(store.file(whole, "created").exists());
+        assert!(store.file(ContainerId::CORE0, "created").exists());
+    }
+
+    #[test]
+    fn a_configuration_for_another_token_comes_with_its_wipe_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = ContainerId::random();
+        store.add(id, b"old", None).unwrap();
+        store.replace(id, b"same token", None, false).unwrap();
+        assert!(!store.is_wiping(id));
+        // Cut off after the set was complete.
+        fs::write(store.file(id, "wiping.next"), "").unwrap();
+        fs::write(store.file(id, "conf.next"), "another token").unwrap();
+        assert_eq!(store.read(id).unwrap().config, b"another token");
+        assert!(store.is_wiping(id));
     }
 
     #[test]

@@ -95,7 +95,13 @@ impl Actor for GuestOs {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        let catalogue = self.catalogue.clone();
+        let (catalogue, installer) = (self.catalogue.clone(), self.installer.clone());
+        let settle = async move {
+            if installer.loaded().await.is_ok() {
+                installer.recover_flashing().await;
+            }
+        };
+        context.spawn(settle.into_actor(self));
         let mut events = self.events.subscribe();
         let follow = async move {
             catalogue.open().await;

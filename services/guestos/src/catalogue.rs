@@ -82,8 +82,8 @@ impl Catalogue {
                     .all(|(a, b)| a.trust == b.trust && a.config == b.config)
         };
         let changed = !self.list.borrow().as_ref().is_some_and(same);
-        let first = self.list.send_replace(Some(Arc::new(list))).is_none();
-        if changed && !first {
+        self.list.send_replace(Some(Arc::new(list)));
+        if changed {
             self.events.publish(Event::GuestOsListChanged);
         }
     }
@@ -91,13 +91,7 @@ impl Catalogue {
     /// The first look at the store, after what a previous daemon has begun was finished.
     pub async fn open(&self) {
         let store = self.settings.store.clone();
-        let flasher = self.settings.flasher();
-        let recover = move || {
-            let recovered = staging::recover(&store);
-            flasher.recover(|stem| store::has(&store, stem));
-            recovered
-        };
-        let recovered = self.files.run(recover).await;
+        let recovered = self.files.run(move || staging::recover(&store)).await;
         let recovered = recovered.map_err(|died| BusError::from(died).into());
         let loaded = match recovered.and_then(|recovered| recovered) {
             Ok(()) => self.rescan().await,

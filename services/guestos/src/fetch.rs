@@ -23,10 +23,12 @@ use crate::{
     source::{CallersRoot, Source},
 };
 
-/// How often a file is asked for (protocol.md 6.6).
+/// How often a file is asked for that does not come (protocol.md 6.6).
 const ATTEMPTS: u32 = 3;
 /// The pause after the first attempt that failed; twice as long after the next one.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Bytes that make an attempt worth another one, however often.
+const PROGRESS: u64 = 64 << 10;
 /// Bytes between two looks at the wish to stop.
 const PIECE: usize = 256 << 10;
 
@@ -112,6 +114,7 @@ impl Download {
         let mut attempt = 0;
         loop {
             attempt += 1;
+            let before = state.done;
             let job = move || {
                 let outcome = state.attempt();
                 (state, outcome)
@@ -129,6 +132,10 @@ impl Download {
             };
             if !again {
                 return Err(fail(reason));
+            }
+            // A line that is poor brings it in the end.
+            if state.done >= before + PROGRESS {
+                (attempt, pause) = (0, PAUSE);
             }
             if attempt == ATTEMPTS {
                 return Err(fail(format!(

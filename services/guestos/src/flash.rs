@@ -16,6 +16,7 @@ use cml_sys::{atomic, file};
 use cml_wire::proto::{GuestOsConfig, guest_os_mount::Type};
 use rustix::fs::{Advice, OFlags, fadvise};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::digest::Promise;
 
@@ -48,6 +49,8 @@ pub struct Flash {
 #[derive(Debug, Serialize, Deserialize)]
 struct Change {
     target: PathBuf,
+    /// The name of the image in the directory of the version.
+    image: String,
     /// The name of the backup in the directory of the journal; without one there was nothing.
     backup: Option<String>,
 }
@@ -55,8 +58,8 @@ struct Change {
 /// What a version changes outside the store.
 #[derive(Debug, Serialize, Deserialize)]
 struct Journal {
-    /// The version was installed already, so that its being there says nothing about how far this came.
-    repeated: bool,
+    /// The SHA-256 of the configuration that is being installed.
+    config: String,
     changes: Vec<Change>,
 }
 
@@ -114,12 +117,15 @@ impl Flasher {
     }
 
     /// Writes what is not there yet. On failure everything is as it was.
-    /// `repeated`: the version is installed already.
-    pub fn write(&self, stem: &str, repeated: bool, flashes: &[Flash]) -> Result<(), GuestOsError> {
+    /// `config`: the bytes of the configuration that is being installed.
+    pub fn write(&self, stem: &str, config: &[u8], flashes: &[Flash]) -> Result<(), GuestOsError> {
+        // The backup of an interrupted flashing is the only one: it goes back before there is another.
+        self.take_back(stem)?;
         let mut due = Vec::new();
         for flash in flashes {
             self.permit_target(&flash.target)?;
-            if !is_flashed(flash).map_err(|error| failed(&flash.target, error))? {
+            let there = is_flashed(&flash.image, &flash.target);
+            if !there.map_err(|error| failed(&flash.target, error))? {
                 due.push(flash);
             }
         }
@@ -129,7 +135,7 @@ impl Flasher {
         let dir = self.dir(stem);
         remove_dir(&dir)?;
         file::make_dir(&dir, 0o700).map_err(sys)?;
-        let written = write_due(&dir, repeated, &due);
+        let written = write_due(&dir, config, &due);
         if let Err(error) = written {
             return match self.take_back(stem) {
                 Ok(()) => Err(error),
@@ -149,15 +155,24 @@ impl Flasher {
         atomic::remove(&self.dir(stem).join(JOURNAL)).map_err(sys)
     }
 
-    /// Puts back what was there before [`Flasher::write`].
+    /// Puts back what was there before [`Flasher::write`], unless that is over and done.
     pub fn take_back(&self, stem: &str) -> Result<(), GuestOsError> {
         let dir = self.dir(stem);
-        if let Some(journal) = self.journal(stem)? {
-            for change in &journal.changes {
-                restore(change, &dir).map_err(|error| failed(&change.target, error))?;
-            }
+        let Some(journal) = self.journal(stem)? else {
+            return Ok(());
+        };
+        for change in &journal.changes {
+            restore(change, &dir).map_err(|error| failed(&change.target, error))?;
         }
         remove_dir(&dir)
+    }
+
+    /// Deletes the backups of a version that is gone.
+    pub fn forget(&self, stem: &str) -> Result<(), GuestOsError> {
+        match self.journal(stem)? {
+            None => remove_dir(&self.dir(stem)),
+            Some(_) => Ok(()),
+        }
     }
 
     fn journal(&self, stem: &str) -> Result<Option<Journal>, GuestOsError> {
@@ -171,13 +186,14 @@ impl Flasher {
         }
     }
 
-    /// What a previous daemon has left undone is taken back, unless the version was installed after all.
-    pub fn recover(&self, is_installed: impl Fn(&str) -> bool) {
+    /// What a previous daemon has left undone is taken back, unless the version in this store is the one that was
+    /// flashed, and all of it is in its place.
+    pub fn recover(&self, store: &Path) {
         let entries = fs::read_dir(&self.backups).into_iter().flatten().flatten();
         for stem in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
             let settled = match self.journal(&stem) {
                 Ok(None) => continue,
-                Ok(Some(journal)) if !journal.repeated && is_installed(&stem) => self.done(&stem),
+                Ok(Some(journal)) if is_complete(&journal, store, &stem) => self.done(&stem),
                 Ok(Some(_)) => {
                     tracing::warn!(guestos = stem, "an interrupted flashing is taken back");
                     self.take_back(&stem)
@@ -191,9 +207,25 @@ impl Flasher {
     }
 }
 
-fn write_due(dir: &Path, repeated: bool, due: &[&Flash]) -> Result<(), GuestOsError> {
+/// Whether an interrupted flashing had come to its end.
+fn is_complete(journal: &Journal, store: &Path, stem: &str) -> bool {
+    let config = file::read(&store.join(format!("{stem}.conf")));
+    let in_place = |change: &Change| {
+        let image = store.join(stem).join(&change.image);
+        is_flashed(&image, &change.target).unwrap_or_default()
+    };
+    config.is_ok_and(|config| digest(&config) == journal.config)
+        && journal.changes.iter().all(in_place)
+}
+
+fn digest(config: &[u8]) -> String {
+    hex::encode(Sha256::digest(config))
+}
+
+fn write_due(dir: &Path, config: &[u8], due: &[&Flash]) -> Result<(), GuestOsError> {
     let mut changes = Vec::new();
     for (index, flash) in due.iter().enumerate() {
+        let image = flash.image.file_name().unwrap_or_default();
         let name = flash.image.file_stem().unwrap_or_default();
         // Two images of one name may go to two places.
         let name = format!("{index}-{}", name.to_string_lossy());
@@ -201,11 +233,15 @@ fn write_due(dir: &Path, repeated: bool, due: &[&Flash]) -> Result<(), GuestOsEr
         let kept = kept.map_err(|error| failed(&flash.target, format!("backup: {error}")))?;
         changes.push(Change {
             target: flash.target.clone(),
+            image: image.to_string_lossy().into_owned(),
             backup: kept.then_some(name),
         });
     }
-    let journal =
-        serde_json::to_vec(&Journal { repeated, changes }).map_err(|error| failed(dir, error))?;
+    let journal = serde_json::to_vec(&Journal {
+        config: digest(config),
+        changes,
+    })
+    .map_err(|error| failed(dir, error))?;
     atomic::write(&dir.join(JOURNAL), &journal, 0o600).map_err(sys)?;
     for flash in due {
         tracing::info!(target = %flash.target.display(), "flashing");
@@ -234,8 +270,16 @@ enum Target {
     Missing(PathBuf),
 }
 
+/// What is to be done with a target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    /// Of a device alone: one that is mounted is in use by the file system on it.
+    Write,
+}
+
 impl Target {
-    fn of(target: &Path) -> io::Result<Self> {
+    fn of(target: &Path, access: Access) -> io::Result<Self> {
         let path = real(target)?;
         let found = match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -249,22 +293,26 @@ impl Target {
         if !found.file_type().is_block_device() {
             return Err(io::Error::other("it is neither a block device nor a file"));
         }
-        // A device that is mounted cannot be opened alone: the file system on it is in use.
-        let options = OFlags::EXCL | OFlags::NONBLOCK;
+        let writes = access == Access::Write;
+        let alone = match writes {
+            true => OFlags::EXCL,
+            false => OFlags::empty(),
+        };
+        let flags = alone | OFlags::NONBLOCK;
         let device = OpenOptions::new()
             .read(true)
-            .write(true)
-            .custom_flags(options.bits().cast_signed())
+            .write(writes)
+            .custom_flags(flags.bits().cast_signed())
             .open(&path);
         Ok(Self::Device(device?, path))
     }
 }
 
 /// Whether exactly the image is there.
-fn is_flashed(flash: &Flash) -> io::Result<bool> {
-    let image = File::open(&flash.image)?;
+fn is_flashed(image: &Path, target: &Path) -> io::Result<bool> {
+    let image = File::open(image)?;
     let length = image.metadata()?.len();
-    match Target::of(&flash.target)? {
+    match Target::of(target, Access::Read)? {
         Target::Missing(_) => Ok(false),
         Target::File(path) => {
             let there = File::open(path)?;
@@ -314,7 +362,7 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 /// Keeps what the image will cover; false: there is nothing.
 fn back_up(flash: &Flash, backup: &Path) -> io::Result<bool> {
     let length = fs::metadata(&flash.image)?.len();
-    let (mut from, mode): (Box<dyn Read>, u32) = match Target::of(&flash.target)? {
+    let (mut from, mode): (Box<dyn Read>, u32) = match Target::of(&flash.target, Access::Write)? {
         Target::Missing(_) => return Ok(false),
         Target::File(path) => {
             let file = File::open(path)?;
@@ -337,7 +385,7 @@ fn flash_one(flash: &Flash) -> Result<(), String> {
     put(&flash.target, image, 0o644, |piece| hasher.update(piece))
         .map_err(|error| error.to_string())?;
     flash.promise.kept(hasher)?;
-    match is_flashed(flash) {
+    match is_flashed(&flash.image, &flash.target) {
         Ok(true) => Ok(()),
         Ok(false) => Err("what was written is not there".into()),
         Err(error) => Err(error.to_string()),
@@ -358,7 +406,7 @@ fn restore(change: &Change, dir: &Path) -> io::Result<()> {
 
 /// Replaces the content of a target: a file as a whole, a device in its place.
 fn put(target: &Path, mut from: File, mode: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let (mut to, replaces) = match Target::of(target)? {
+    let (mut to, replaces) = match Target::of(target, Access::Write)? {
         Target::Device(device, _) => (device, None),
         Target::File(path) | Target::Missing(path) => {
             // A file keeps the mode it has.

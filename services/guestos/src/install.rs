@@ -28,12 +28,15 @@ use crate::{
     flash::Flash,
     images::Images,
     meter::Meter,
-    source::{CallersRoot, Source, hardware},
+    source::{CallersRoot, Source, for_this_machine, hardware},
     staging::{self, Staging},
     store,
     version::admit,
     wanted::{Needed, is_present, looks_present, needed},
 };
+
+/// Whoever writes outside the store does so in turn, across restarts of the service.
+static FLASHING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Files of one installation that are fetched at the same time.
 const AT_ONCE: usize = 2;
@@ -110,6 +113,11 @@ impl Installer {
         }
     }
 
+    /// When the store is known.
+    pub async fn loaded(&self) -> Result<(), GuestOsError> {
+        self.catalogue.loaded().await.map(drop)
+    }
+
     fn claim(&self, name: &str) -> Result<Claim, GuestOsError> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         match busy.insert(name.to_owned()) {
@@ -154,7 +162,8 @@ impl Installer {
         let files = needed(&config, self.catalogue.settings.allow_sha1)?;
         let claim = self.claim(&config.name)?;
         admit(&self.catalogue.now(), &config, installed.trust)?;
-        let order = Order {
+        for_this_machine(&config.hardware)?;
+        let mut order = Order {
             meter: Arc::new(Meter::new(store::stem(&config))),
             installed,
             signed,
@@ -169,8 +178,12 @@ impl Installer {
         };
         let missing = self.catalogue.files.run(look).await;
         let missing = missing.map_err(BusError::from)?;
-        self.sources(&order, &missing)?;
-        self.check_room(&missing).await?;
+        let sources = self.sources(&order, &missing)?;
+        // A container's root would be kept busy for nothing.
+        if !sources.iter().any(Source::is_callers) {
+            order.root = None;
+        }
+        self.check_room(&order, &missing).await?;
         let (flasher, config) = (self.catalogue.settings.flasher(), config.clone());
         let permit = move || flasher.permit(&config);
         let permitted = self.catalogue.files.run(permit).await;
@@ -211,8 +224,12 @@ impl Installer {
         files.iter().map(of).collect()
     }
 
-    async fn check_room(&self, files: &[Needed]) -> Result<(), GuestOsError> {
-        let sizes = files.iter().map(Needed::size);
+    async fn check_room(&self, order: &Order, files: &[Needed]) -> Result<(), GuestOsError> {
+        let mounts = order.config().mounts.iter();
+        let flashed = mounts.filter(|mount| mount.mount_type() == Type::Flash);
+        // What they cover is kept.
+        let backups = flashed.map(|mount| mount.image_size());
+        let sizes = files.iter().map(Needed::size).chain(backups);
         let needed = sizes.fold(0, u64::saturating_add);
         let store = self.catalogue.settings.store.clone();
         let space = self
@@ -244,7 +261,7 @@ impl Installer {
         };
         let missing = self.checks.run(check).await.map_err(BusError::from)?;
         let sources = self.sources(&order, &missing)?;
-        self.check_room(&missing).await?;
+        self.check_room(&order, &missing).await?;
         let staging = self.stage(&order, &missing).await?;
         let to_do = match missing.is_empty() {
             true => Did::DownloadNothing,
@@ -258,13 +275,37 @@ impl Installer {
         }
         let staging = Arc::new(staging.0);
         let installed = match fetched {
-            Ok(()) => self.flash_and_commit(&order, staging.clone()).await,
+            Ok(()) => {
+                self.look_at_trees(&missing, staging.clone()).await;
+                self.flash_and_commit(&order, staging.clone()).await
+            }
             Err(error) => Err(error),
         };
         if installed.is_err() {
             let _ = self.catalogue.files.run(move || staging.abandon()).await;
         }
         installed
+    }
+
+    /// The existing system installs whatever comes as a tree of hashes, and its acceptance suite has some that are
+    /// none. A container whose kernel needs it will not start, so it is said here; the next push fetches it again.
+    async fn look_at_trees(&self, fetched: &[Needed], staging: Arc<Staging>) {
+        let trees: Vec<_> = fetched
+            .iter()
+            .filter(|one| one.tree.is_some())
+            .cloned()
+            .collect();
+        let look = move || {
+            for Needed { file, tree, .. } in trees {
+                if !tree.is_some_and(|tree| tree.is_whole(&staging.image(&file))) {
+                    tracing::warn!(
+                        file,
+                        "not the tree of hashes that the configuration promises"
+                    );
+                }
+            }
+        };
+        let _ = self.checks.run(look).await;
     }
 
     /// What belongs outside the store goes there first: a version that is installed is complete.
@@ -275,10 +316,12 @@ impl Installer {
     ) -> Result<(), GuestOsError> {
         let flasher = self.catalogue.settings.flasher();
         let flashes = self.flashes(order, &staging)?;
-        let (stem, store) = (order.stem(), self.catalogue.settings.store.clone());
-        let (flash, named) = (flasher.clone(), stem.clone());
+        // Two guest OSes may have one target.
+        let _turn = FLASHING.lock().await;
+        let stem = order.stem();
+        let (flash, named, config) = (flasher.clone(), stem.clone(), order.signed.data.clone());
         let any = !flashes.is_empty();
-        let write = move || flash.write(&named, store::has(&store, &named), &flashes);
+        let write = move || flash.write(&named, &config, &flashes);
         let written = self.checks.run(write).await.map_err(BusError::from)?;
         if any {
             self.catalogue
@@ -298,6 +341,17 @@ impl Installer {
             tracing::error!(%error, "the journal of a flashed version stays");
         }
         committed
+    }
+
+    /// Settles what a previous daemon has left of a flashing. Not before the list is known: a target may be slow.
+    pub async fn recover_flashing(&self) {
+        let _turn = FLASHING.lock().await;
+        let flasher = self.catalogue.settings.flasher();
+        let store = self.catalogue.settings.store.clone();
+        let recovered = self.checks.run(move || flasher.recover(&store)).await;
+        if let Err(error) = recovered {
+            tracing::error!(%error, "an interrupted flashing was not settled");
+        }
     }
 
     /// The images of the version that belong elsewhere: fetched ones lie in the staging directory still.
@@ -456,8 +510,12 @@ impl Installer {
         // Nobody can choose it any more from here on.
         self.catalogue.set(list);
         let store = self.catalogue.settings.store.clone();
+        let flasher = self.catalogue.settings.flasher();
         let delete = move || {
-            let removals = stems.iter().map(|stem| staging::remove(&store, stem));
+            let removals = stems.iter().map(|stem| {
+                staging::remove(&store, stem)?;
+                flasher.forget(stem)
+            });
             removals.collect::<Vec<_>>().into_iter().collect()
         };
         let deleted = self.catalogue.files.run(delete).await;

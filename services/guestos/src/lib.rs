@@ -21,6 +21,7 @@ mod select;
 mod source;
 mod staging;
 mod store;
+mod tree;
 mod verity;
 mod version;
 mod wanted;

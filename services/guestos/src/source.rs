@@ -2,6 +2,7 @@
 
 use std::{fmt, fs::File, io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
+use cml_bus::api::guestos::GuestOsError;
 use cml_sys::file;
 
 /// A file to be fetched.
@@ -28,7 +29,37 @@ pub fn hardware() -> Option<&'static str> {
     }
 }
 
+/// How configurations call the machines that there are images for; the first of each is what paths have.
+const MACHINES: [&[&str]; 3] = [
+    &["x86", "x86_64", "x86-64", "amd64"],
+    &["arm", "arm64", "aarch64"],
+    &["riscv", "riscv64"],
+];
+
+/// Refuses a guest OS for a machine of another kind, which would be noticed at its first start only
+/// (protocol.md 8.3, F13). A word that names no machine we know says nothing.
+///
+/// # Errors
+/// `BadConfig`
+pub fn for_this_machine(wanted: &str) -> Result<(), GuestOsError> {
+    let of = |name: &str| {
+        let known = MACHINES.iter().find(|names| names.contains(&name));
+        known.map(|names| names[0])
+    };
+    match (of(&wanted.to_ascii_lowercase()), hardware()) {
+        (Some(wanted), Some(here)) if wanted != here => Err(GuestOsError::BadConfig(format!(
+            "it is for {wanted}, and this machine is {here} (`hardware`)"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 impl Source {
+    /// Whether it lies below the root of whoever asked.
+    pub fn is_callers(&self) -> bool {
+        matches!(self, Self::CallersFile(_))
+    }
+
     /// The file of the guest OS `stem` below a base URL.
     pub fn of(base: &str, hardware: &str, stem: &str, file: &str) -> Result<Self, String> {
         let bad = |reason: &str| format!("update_base_url {:?} {reason}", without_user(base));
@@ -162,6 +193,22 @@ mod tests {
             "http://host/#x",
         ] {
             assert!(of(base).unwrap_err().contains("update_base_url"), "{base}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_guest_for_another_machine_is_refused_and_an_unknown_word_is_not() {
+        for fine in ["x86", "X86_64", "amd64", "trustx", ""] {
+            assert!(for_this_machine(fine).is_ok(), "{fine}");
+        }
+        for other in ["arm", "aarch64", "riscv"] {
+            assert!(
+                for_this_machine(other)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("x86")
+            );
         }
     }
 

@@ -87,10 +87,17 @@ impl Staging {
         let dir = self.dir();
         atomic::sync_dir(&dir.join(IMAGES)).map_err(sys)?;
         atomic::sync_dir(&dir).map_err(sys)?;
+        // The one step after the moment of installation that needs room.
+        file::make_dir(&self.store.join(&self.stem), 0o755).map_err(sys)?;
         let complete = self.store.join(format!("{COMMIT}{}", self.stem));
         fs::rename(&dir, &complete).map_err(|error| failed(&complete, error))?;
-        atomic::sync_dir(&self.store).map_err(sys)?;
-        roll_forward(&self.store, &self.stem)
+        let moved = atomic::sync_dir(&self.store)
+            .map_err(sys)
+            .and_then(|()| roll_forward(&self.store, &self.stem));
+        // What is said to have failed must not be installed by the next start.
+        moved.inspect_err(|_| {
+            let _ = remove_tree(&complete);
+        })
     }
 
     /// Takes back what is there of it. That it cannot be is no matter: the next beginning tries again.
@@ -129,6 +136,7 @@ fn relocate(from: &Path, to: &Path) -> Result<(), GuestOsError> {
 pub fn remove(store: &Path, stem: &str) -> Result<(), GuestOsError> {
     let dir = store.join(format!("{REMOVE}{stem}"));
     remove_tree(&dir)?;
+    remove_tree(&store.join(format!("{COMMIT}{stem}")))?;
     let images = store.join(stem);
     match fs::rename(&images, &dir) {
         // Without its images there is nothing but files that are in nobody's way.

@@ -71,11 +71,6 @@ pub fn scan(store: &Path) -> Result<Vec<Entry>, GuestOsError> {
         .collect())
 }
 
-/// Whether this version has a configuration in the store.
-pub fn has(store: &Path, stem: &str) -> bool {
-    store.join(format!("{stem}.conf")).exists()
-}
-
 /// Every version of a guest OS that has files in the store, whether it can be used or not.
 pub fn versions(store: &Path, name: &str) -> Result<Vec<String>, GuestOsError> {
     let list = || -> io::Result<BTreeSet<String>> {

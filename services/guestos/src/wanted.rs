@@ -6,7 +6,7 @@ use cml_bus::api::guestos::GuestOsError;
 use cml_sys::image::Image;
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 
-use crate::{digest::Promise, fetch::Wanted};
+use crate::{digest::Promise, fetch::Wanted, tree::Tree};
 
 /// A file of the directory of images.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Needed {
     pub file: String,
     /// What it must be.
     pub wanted: Wanted,
+    /// What vouches for it, if it is a tree of hashes.
+    pub tree: Option<Tree>,
 }
 
 impl Needed {
@@ -61,7 +63,7 @@ pub fn needed(config: &GuestOsConfig, allow_sha1: bool) -> Result<Vec<Needed>, G
             "image {image:?}: {reason}"
         )))
     };
-    let mut promises: BTreeMap<&str, (Promise, bool)> = BTreeMap::new();
+    let mut promises: BTreeMap<&str, (Promise, Option<Tree>)> = BTreeMap::new();
     for mount in config.mounts.iter().chain(&config.mounts_setup) {
         if !is_delivered(mount) {
             continue;
@@ -72,26 +74,35 @@ pub fn needed(config: &GuestOsConfig, allow_sha1: bool) -> Result<Vec<Needed>, G
             Ok(promise) => promise,
             Err(reason) => return bad(image, &reason),
         };
-        let verity = !mount.image_verity_sha256().is_empty();
+        let tree = match mount.image_verity_sha256() {
+            "" => None,
+            root => Some(Tree {
+                size: promise.size,
+                root: hex::decode(root).unwrap_or_default(),
+            }),
+        };
         let known = promises
             .entry(image)
-            .or_insert_with(|| (promise.clone(), false));
-        if known.0 != promise {
+            .or_insert_with(|| (promise.clone(), None));
+        let other_tree = known.1.is_some() && tree.is_some() && known.1 != tree;
+        if known.0 != promise || other_tree {
             return bad(image, "two mounts promise different things of it");
         }
-        known.1 |= verity;
+        known.1 = known.1.take().or(tree);
     }
     let mut files = Vec::new();
-    for (image, (promise, verity)) in promises {
-        if verity {
+    for (image, (promise, tree)) in promises {
+        if tree.is_some() {
             files.push(Needed {
                 file: format!("{image}.hash.img"),
                 wanted: Wanted::UpTo(hash_tree_limit(promise.size)),
+                tree,
             });
         }
         files.push(Needed {
             file: format!("{image}.img"),
             wanted: Wanted::Image(promise),
+            tree: None,
         });
     }
     Ok(files)
@@ -111,7 +122,8 @@ pub fn looks_present(dir: &Path, needed: &Needed) -> bool {
 /// Whether exactly the promised file is there.
 pub fn is_present(dir: &Path, needed: &Needed) -> bool {
     let Wanted::Image(promise) = &needed.wanted else {
-        return looks_present(dir, needed);
+        let whole = |tree: &Tree| tree.is_whole(&dir.join(&needed.file));
+        return looks_present(dir, needed) && needed.tree.as_ref().is_none_or(whole);
     };
     let mut hasher = promise.hasher();
     looks_present(dir, needed)

@@ -91,6 +91,8 @@ pub struct Provisioning {
     files: Pool,
     /// Each waits for its client.
     readers: Pool,
+    /// What may be deleted.
+    read: logs::Read,
     _watch: Watch,
 }
 
@@ -116,6 +118,7 @@ impl Provisioning {
             provisioned: mode.1,
             files,
             readers: Pool::new("log readers", 8),
+            read: logs::Read::default(),
             _watch: watch,
         })
     }
@@ -296,6 +299,7 @@ impl Handler<Logs> for Provisioning {
 
     fn handle(&mut self, _: Logs, _: &mut Context<Self>) -> Self::Result {
         let (files, readers) = (self.files.clone(), self.readers.clone());
+        let read = self.read.clone();
         let (dir, device) = (
             self.settings.logs.clone(),
             self.identity.known.borrow().clone(),
@@ -306,7 +310,10 @@ impl Handler<Logs> for Provisioning {
             let names = files.run(move || logs::names(&listed)).await;
             let names = names.map_err(BusError::from)??;
             spawn(async move {
-                if let Err(error) = readers.run(move || logs::send(&dir, names, &to)).await {
+                if let Err(error) = readers
+                    .run(move || logs::send(&dir, names, &to, &read))
+                    .await
+                {
                     tracing::error!(%error, "log files were not sent");
                 }
             });
@@ -320,8 +327,11 @@ impl Handler<RemoveLogs> for Provisioning {
 
     fn handle(&mut self, request: RemoveLogs, _: &mut Context<Self>) -> Self::Result {
         let (files, dir) = (self.files.clone(), self.settings.logs.clone());
+        let read = self.read.clone();
         Box::pin(async move {
-            let removed = files.run(move || logs::remove(&dir, &request.names)).await;
+            let removed = files
+                .run(move || logs::remove(&dir, &request.names, &read))
+                .await;
             removed.map_err(BusError::from)?
         })
     }

@@ -4,11 +4,12 @@
 //! and never deleted. Only regular files count, whoever wrote them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     ffi::OsStr,
-    fs, io,
-    io::Read,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use cml_bus::api::provisioning::{LogItem, LogPart, ProvisioningError};
@@ -51,10 +52,28 @@ pub fn names(dir: &Path) -> Result<BTreeSet<String>, ProvisioningError> {
     Ok(names)
 }
 
+/// How far clients have read each file. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Read(Arc<Mutex<HashMap<String, u64>>>);
+
+impl Read {
+    fn note(&self, name: &str, length: u64) {
+        let mut read = self.lock();
+        let known = read.entry(name.to_owned()).or_default();
+        *known = length.max(*known);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Sends the files into the channel until all are read or nobody listens. A file that cannot be read is left out.
-pub fn send(dir: &Path, names: BTreeSet<String>, to: &mpsc::Sender<LogItem>) {
+pub fn send(dir: &Path, names: BTreeSet<String>, to: &mpsc::Sender<LogItem>, read: &Read) {
+    // Files that are gone need not be remembered.
+    read.lock().retain(|name, _| names.contains(name));
     for name in names {
-        match send_one(&dir.join(&name), &name, to) {
+        match send_one(&dir.join(&name), &name, to, read) {
             Ok(Sent::Whole) => {}
             Ok(Sent::NobodyListens) => return,
             Err(error) => tracing::warn!(%error, "a log file was not sent"),
@@ -68,16 +87,17 @@ enum Sent {
 }
 
 /// What is in the file now: more may be written meanwhile, and must not keep us here for ever.
-fn send_one(path: &Path, name: &str, to: &mpsc::Sender<LogItem>) -> io::Result<Sent> {
+fn send_one(path: &Path, name: &str, to: &mpsc::Sender<LogItem>, read: &Read) -> io::Result<Sent> {
     let file = file::open(path).map_err(|error| error.source)?;
-    let mut left = file.metadata()?.len();
+    let length = file.metadata()?.len();
+    let mut left = length;
     let mut file = file.take(left);
     while left > 0 {
         let mut data = Vec::with_capacity(PART);
-        let read = file.by_ref().take(PART as u64).read_to_end(&mut data)? as u64;
-        left -= read;
+        let count = file.by_ref().take(PART as u64).read_to_end(&mut data)? as u64;
+        left -= count;
         // Somebody has shortened it.
-        let last = left == 0 || read == 0;
+        let last = left == 0 || count == 0;
         let part = LogPart {
             name: name.to_owned(),
             data,
@@ -90,17 +110,20 @@ fn send_one(path: &Path, name: &str, to: &mpsc::Sender<LogItem>) -> io::Result<S
             break;
         }
     }
+    // Before anybody hears that it is done, and may ask for its deletion.
+    read.note(name, length);
     match to.blocking_send(LogItem::Done(name.to_owned())) {
         Ok(()) => Ok(Sent::Whole),
         Err(_) => Ok(Sent::NobodyListens),
     }
 }
 
-/// Deletes these files, but for those that are being written.
+/// Deletes these files, but for those that are being written, or of which nobody has read the end: one may have
+/// grown between its sending and its deletion.
 ///
 /// # Errors
 /// `NoSuchLog` for a name that is none of a log file; nothing is deleted then. `Store` when the kernel refuses.
-pub fn remove(dir: &Path, wanted: &[String]) -> Result<(), ProvisioningError> {
+pub fn remove(dir: &Path, wanted: &[String], read: &Read) -> Result<(), ProvisioningError> {
     let known = names(dir)?;
     // Asked afresh, as what was written a moment ago may have been ended since.
     let current = current(dir)?;
@@ -110,14 +133,21 @@ pub fn remove(dir: &Path, wanted: &[String]) -> Result<(), ProvisioningError> {
     if let Some(name) = unknown {
         return Err(ProvisioningError::NoSuchLog(name.clone()));
     }
+    let mut removed = 0;
     for name in wanted {
         if current.contains(OsStr::new(name)) {
             continue;
         }
         let path = dir.join(name);
+        let length = fs::metadata(&path).map_err(store(&path))?.len();
+        if read.lock().get(name).is_none_or(|read| *read < length) {
+            tracing::warn!(name, "a log file stays: it has not been read to its end");
+            continue;
+        }
         atomic::remove(&path).map_err(|error| store(&path)(error.source))?;
+        removed += 1;
     }
-    tracing::info!(count = wanted.len(), "log files deleted for a client");
+    tracing::info!(removed, "log files deleted for a client");
     Ok(())
 }
 
@@ -145,7 +175,7 @@ mod tests {
 
     fn fetch(dir: &Path) -> Vec<(String, Vec<u8>)> {
         let (to, mut from) = mpsc::channel(1000);
-        send(dir, names(dir).unwrap(), &to);
+        send(dir, names(dir).unwrap(), &to, &Read::default());
         drop(to);
         let mut files = Vec::new();
         let mut open: Option<(String, Vec<u8>)> = None;
@@ -197,11 +227,20 @@ mod tests {
         }
         symlink("new", at("cml.current")).unwrap();
         for bad in ["../outside", "absent", "cml.current", ""] {
-            let error = remove(&dir, &["old".into(), bad.into()]).unwrap_err();
+            let error = remove(&dir, &["old".into(), bad.into()], &Read::default()).unwrap_err();
             assert_eq!(error, ProvisioningError::NoSuchLog(bad.into()));
             assert!(at("old").exists());
         }
-        remove(&dir, &["old".into(), "new".into()]).unwrap();
+        // Nobody has read it, or not to its end.
+        let read = Read::default();
+        remove(&dir, &["old".into()], &read).unwrap();
+        let (to, _from) = mpsc::channel(10);
+        send(&dir, names(&dir).unwrap(), &to, &read);
+        fs::write(dir.join("old"), "it has grown since").unwrap();
+        remove(&dir, &["old".into()], &read).unwrap();
+        assert!(dir.join("old").exists());
+        send(&dir, names(&dir).unwrap(), &to, &read);
+        remove(&dir, &["old".into(), "new".into()], &read).unwrap();
         assert!(!at("old").exists() && at("new").exists());
         assert!(at("../outside").exists());
     }

@@ -12,7 +12,7 @@ use openssl::{
 };
 
 use crate::{
-    certificate::is_ca,
+    certificate::{chain, is_ca},
     signature::{LOCAL_ROOT, MORE_ROOTS, ROOT, Roots, entries, read_roots},
 };
 
@@ -67,10 +67,7 @@ impl Roots {
 
     /// The certificates, all of CAs, that lead to a root among them.
     fn checked(&self, pem: &[u8]) -> Result<Vec<X509>, TokenError> {
-        let certificates = X509::stack_from_pem(pem).map_err(refused)?;
-        if certificates.is_empty() {
-            return Err(refused("the file holds no certificate in PEM form"));
-        }
+        let certificates = chain(pem).map_err(refused)?;
         let roots: Vec<_> = certificates
             .iter()
             .filter(|one| is_self_signed(one))

@@ -15,6 +15,30 @@ use x509_cert::{
 
 const CODE_SIGNING: [ObjectIdentifier; 2] = [ID_KP_CODE_SIGNING, ANY_EXTENDED_KEY_USAGE];
 
+/// Bytes and certificates in a file with a chain. Four certificates are a long chain; parsing takes time that
+/// nobody has signed for.
+const CHAIN_BYTES: usize = 64 << 10;
+const CHAIN_LENGTH: usize = 16;
+
+/// The certificates of a file in PEM form, which must not be empty.
+pub fn chain(pem: &[u8]) -> Result<Vec<X509>, String> {
+    if pem.len() > CHAIN_BYTES {
+        return Err(format!(
+            "the file has {} bytes, and {CHAIN_BYTES} are the most",
+            pem.len()
+        ));
+    }
+    let chain = X509::stack_from_pem(pem)
+        .map_err(|error| format!("it is no certificate in PEM form: {error}"))?;
+    match chain.len() {
+        0 => Err("the file holds no certificate in PEM form".into()),
+        length if length > CHAIN_LENGTH => Err(format!(
+            "the file holds {length} certificates, and {CHAIN_LENGTH} are the most"
+        )),
+        _ => Ok(chain),
+    }
+}
+
 fn parsed<T>(
     certificate: &X509,
     question: impl FnOnce(&Certificate) -> Result<T, x509_cert::der::Error>,

@@ -1,11 +1,13 @@
 //! Detached CMS signatures, as the signing tool writes them with `--cms` (crypto.md 3.4).
 
+use ::cms::{content_info::ContentInfo, signed_data::SignedData};
 use openssl::{
     cms::{CMSOptions, CmsContentInfo},
     error::ErrorStack,
     stack::Stack,
     x509::X509,
 };
+use x509_cert::der::{Decode, oid::db::rfc5912::ID_SHA_512};
 
 /// The object identifier of signed data in DER, as it stands near the beginning of every such structure.
 const SIGNED_DATA: [u8; 11] = [
@@ -26,11 +28,23 @@ fn parse(signature: &[u8]) -> Option<CmsContentInfo> {
         .flatten()
 }
 
+/// Whether every signer has hashed with SHA-512 (crypto.md 3.2): openssl would take weaker ones as well.
+fn hashes_well(cms: &CmsContentInfo) -> bool {
+    let signed = || -> Option<SignedData> {
+        let der = cms.to_der().ok()?;
+        ContentInfo::from_der(&der).ok()?.content.decode_as().ok()
+    };
+    signed().is_some_and(|signed| {
+        let mut signers = signed.signer_infos.0.iter();
+        signers.len() > 0 && signers.all(|signer| signer.digest_alg.oid == ID_SHA_512)
+    })
+}
+
 /// Whether this is a CMS signature of the signer over the data, or over its form with CRLF line ends, which is
 /// what gets signed unless the signer asks for bytes. Who vouches for the signer is another question.
 pub fn signed_by(signer: &X509, data: &[u8], signature: &[u8]) -> bool {
     let verify = |data: &[u8]| -> Result<bool, ErrorStack> {
-        let Some(mut cms) = parse(signature) else {
+        let Some(mut cms) = parse(signature).filter(hashes_well) else {
             return Ok(false);
         };
         let mut signers = Stack::new()?;

@@ -31,7 +31,7 @@ use openssl::{
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::signature::Roots;
+use crate::{certificate::chain, signature::Roots};
 
 const KEY: &str = "device.key";
 const CSR: &str = "device.csr";
@@ -92,8 +92,7 @@ impl DeviceFiles {
     /// `BadDeviceCert`, with the reason.
     pub fn install(&self, pem: &[u8], roots: &Roots) -> Result<(), TokenError> {
         let refused = |reason: &str| TokenError::BadDeviceCert(reason.to_owned());
-        let chain =
-            X509::stack_from_pem(pem).map_err(|_| refused("it is no certificate in PEM form"))?;
+        let chain = chain(pem).map_err(TokenError::BadDeviceCert)?;
         let (leaf, others) = chain
             .split_first()
             .ok_or_else(|| refused("it holds no certificate in PEM form"))?;

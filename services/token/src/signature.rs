@@ -21,10 +21,16 @@ use openssl::{
     },
 };
 
-use crate::{certificate::may_sign, cms};
+use crate::{
+    certificate::{chain, may_sign},
+    cms,
+};
 
 /// Bytes of salt in a PSS signature: as many as the SHA-512 digest has (crypto.md 3.2).
 const PSS_SALT: i32 = 64;
+
+/// Bytes of a signature; a CMS one has certificates in it.
+const SIGNATURE_BYTES: usize = 64 << 10;
 
 /// The root that every device trusts.
 pub const ROOT: &str = "ssig_rootca.cert";
@@ -49,7 +55,10 @@ impl Roots {
     /// `BadCertificate`, `BadSignature`, or `BadRoot` when a root cannot be read.
     pub fn verify(&self, request: &VerifySignature) -> Result<ContainerTrust, TokenError> {
         let bad = |error: ErrorStack| TokenError::BadCertificate(error.to_string());
-        let chain = X509::stack_from_pem(&request.certificate).map_err(bad)?;
+        if request.signature.len() > SIGNATURE_BYTES {
+            return Err(TokenError::BadSignature);
+        }
+        let chain = chain(&request.certificate).map_err(TokenError::BadCertificate)?;
         let (leaf, others) = chain
             .split_first()
             .ok_or_else(|| TokenError::BadCertificate("the file holds no certificate".into()))?;
@@ -78,23 +87,51 @@ impl Roots {
         leaf: &X509,
         others: &[X509],
     ) -> Result<Option<String>, TokenError> {
-        let mut roots = Vec::new();
-        for path in entries(&self.dir.join(MORE_ROOTS))? {
-            roots.extend(read_roots(&path)?);
-        }
-        if roots.is_empty() {
+        let mut registered = self.registered()?;
+        if registered.is_empty() {
             return Ok(None);
         }
-        roots.extend(read_roots(&self.dir.join(ROOT))?);
-        self.leads_to(leaf, others, roots)
+        registered.push(read_roots(&self.dir.join(ROOT))?);
+        self.leads_to_any(leaf, others, registered)
+    }
+
+    /// The roots of every registered CA, file by file. One that cannot be read vouches for nobody, and takes
+    /// nothing from the others: the existing system has stored whatever stood between two marker lines.
+    fn registered(&self) -> Result<Vec<Vec<X509>>, TokenError> {
+        let mut all = Vec::new();
+        for path in entries(&self.dir.join(MORE_ROOTS))? {
+            match read_roots(&path) {
+                Ok(roots) => all.push(roots),
+                Err(error) => {
+                    tracing::warn!(%error, "a CA is left out; remove it with `control ca_remove`");
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// As [`Roots::leads_to`] for one file of roots after the other (protocol.md 6.3), so that two roots of one
+    /// name do not hide each other. What is said is what the first one says.
+    fn leads_to_any(
+        &self,
+        leaf: &X509,
+        others: &[X509],
+        files: Vec<Vec<X509>>,
+    ) -> Result<Option<String>, TokenError> {
+        let mut refusal = None;
+        for roots in files {
+            match self.leads_to(leaf, others, roots)? {
+                None => return Ok(None),
+                Some(reason) => refusal = refusal.or(Some(reason)),
+            }
+        }
+        Ok(Some(refusal.unwrap_or_else(|| "no root is trusted".into())))
     }
 
     fn trust(&self, leaf: &X509, others: &[X509]) -> Result<ContainerTrust, TokenError> {
-        let mut roots = read_roots(&self.dir.join(ROOT))?;
-        for path in entries(&self.dir.join(MORE_ROOTS))? {
-            roots.extend(read_roots(&path)?);
-        }
-        let Some(refusal) = self.leads_to(leaf, others, roots)? else {
+        let mut files = vec![read_roots(&self.dir.join(ROOT))?];
+        files.extend(self.registered()?);
+        let Some(refusal) = self.leads_to_any(leaf, others, files)? else {
             return Ok(ContainerTrust::Signed);
         };
         let local = read_roots(&self.dir.join(LOCAL_ROOT))?;
@@ -139,27 +176,23 @@ impl Roots {
     }
 }
 
-/// SHA-512 throughout; RSA keys may sign with PSS or the older PKCS#1 v1.5 padding (crypto.md 3.2).
+/// SHA-512 throughout. The kind of the key says how it signs: plain RSA keys with PKCS#1 v1.5, those for PSS
+/// with PSS (crypto.md 3.2).
 fn signed_by(key: &PKey<Public>, data: &[u8], signature: &[u8]) -> bool {
-    let paddings: &[Option<Padding>] = match key.id() {
-        Id::RSA => &[Some(Padding::PKCS1_PSS), Some(Padding::PKCS1)],
-        Id::RSA_PSS => &[Some(Padding::PKCS1_PSS)],
-        _ => &[None],
-    };
-    let fits = |padding: Option<Padding>| -> Result<bool, ErrorStack> {
+    let fits = || -> Result<bool, ErrorStack> {
         let mut verifier = Verifier::new(MessageDigest::sha512(), key)?;
-        if let Some(padding) = padding {
-            verifier.set_rsa_padding(padding)?;
-            if padding == Padding::PKCS1_PSS {
+        match key.id() {
+            Id::RSA => verifier.set_rsa_padding(Padding::PKCS1)?,
+            Id::RSA_PSS => {
+                verifier.set_rsa_padding(Padding::PKCS1_PSS)?;
                 verifier.set_rsa_pss_saltlen(RsaPssSaltlen::custom(PSS_SALT))?;
             }
+            _ => {}
         }
         verifier.verify_oneshot(signature, data)
     };
     // A signature of the wrong shape is an error to openssl and a wrong signature to us.
-    paddings
-        .iter()
-        .any(|padding| fits(*padding).unwrap_or(false))
+    fits().unwrap_or(false)
 }
 
 /// Certificates of a file; none when there is no such file.

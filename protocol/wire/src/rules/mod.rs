@@ -246,6 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn a_list_as_long_as_a_text_may_be_is_read_in_no_time() {
+        // Each value once would be copied 30,000 times by a reader that copies lists.
+        let line = "fifos: \"a\"\n";
+        let count = ContainerConfig::LONGEST / line.len() - 10;
+        let text = format!("name: \"c\"\nguest_os: \"g\"\n{}", line.repeat(count));
+        let (config, mistakes) = check::<ContainerConfig>(text.as_bytes());
+        assert!(mistakes.is_empty());
+        assert_eq!(config.fifos.len(), count);
+    }
+
+    #[test]
     fn hostile_text_has_a_last_mistake() {
         for text in [
             "{ ".repeat(10_000),

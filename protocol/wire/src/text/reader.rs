@@ -161,13 +161,11 @@ impl<'t> Reader<'t> {
         };
         let colon = self.mark(&[':'])?.is_some();
         if field.is_list() {
-            let mut values = message.get_field(&field).into_owned();
-            let read = match &mut values {
+            // In its place: a copy of the list for every value would make long lists slow.
+            return match message.get_field_mut(&field) {
                 Value::List(list) => self.values(&field, list, colon, depth),
                 _ => Ok(()),
             };
-            message.set_field(&field, values);
-            return read;
         }
         // The old reader takes a repeated required scalar, the last one wins (protocol.md 1.6).
         let twice = message.has_field(&field) && !may_default(&field);

@@ -22,9 +22,11 @@ fn with_card() -> (Daemon, Network) {
 
 fn plug(daemon: &Daemon) -> Network {
     let world = Network::default();
-    daemon.host().join("nic0", &world, "nic0");
+    // It gets its name last: a daemon that waits for it takes it at once.
+    daemon.host().join("plugged0", &world, "nic0");
     daemon.host().run(&format!(
-        "ip link set nic0 address {MAC} mtu 1400 && ip addr add 10.9.0.1/24 dev nic0 && ip link set nic0 up"
+        "ip link set plugged0 address {MAC} mtu 1400 && ip addr add 10.9.0.1/24 dev plugged0 && \
+         ip link set plugged0 up && ip link set plugged0 name nic0"
     ));
     world.run("ip addr add 10.9.0.2/24 dev nic0 && ip link set nic0 up");
     world

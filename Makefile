@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help deps build programs demo test test-device unit integration lint bench fuzz audit debian
 
-PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs libssl-dev openssl pkg-config shellcheck softhsm2 squashfs-tools strace
+PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs iproute2 libssl-dev nftables openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
 DEVICE_PACKAGES := binutils cpio dmsetup kmod lz4 qemu-system-x86 xz-utils zstd
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')

@@ -76,6 +76,15 @@ when the device or the daemon is started again, or at a `reload`.
 Example:
   control push_guestos_config busybox-2.conf busybox-2.sig busybox-2.cert";
 
+const IFACE_HELP: &str = "\
+The interface is named as on the host, as in the container when it is taken away, or by its MAC
+address. A container that does not run needs --persistent.
+
+Examples:
+  control assign_iface --iface eth1 web
+  control assign_iface web --iface 02:fc:00:00:00:01 --persistent
+  control unassign_iface --iface eth1 web --persistent";
+
 const CA_HELP: &str = "\
 Registering a CA twice changes nothing. `ca_list` shows the CAs, `ca_remove` removes one.
 
@@ -311,6 +320,14 @@ pub enum Command {
     Freeze(Target),
     /// Let the processes of a frozen container go on
     Unfreeze(Target),
+    /// Move a physical interface of the host into a container
+    #[command(name = "assign_iface", visible_alias = "assign-iface", after_help = IFACE_HELP)]
+    AssignIface(Interface),
+    /// Bring a physical interface of a container home
+    #[command(name = "unassign_iface", visible_alias = "unassign-iface", after_help = IFACE_HELP)]
+    UnassignIface(Interface),
+    /// List the network interfaces of a running container
+    Ifaces(Target),
     /// Tell whether the device is in provisioned mode
     #[command(name = "get_provisioned", visible_alias = "get-provisioned")]
     GetProvisioned(Ignored),
@@ -382,6 +399,19 @@ pub struct Ignored {
     /// Never read.
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<OsString>,
+}
+
+/// An interface and the container that it is for.
+#[derive(Debug, Args)]
+pub struct Interface {
+    /// Name or UUID
+    pub container: String,
+    /// Name or MAC address of the interface
+    #[arg(short, long, value_name = "IFACE")]
+    pub iface: String,
+    /// Also in the stored configuration, for every start from now on
+    #[arg(short, long)]
+    pub persistent: bool,
 }
 
 /// Whether a person is asked first.
@@ -603,6 +633,24 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_is_named_before_or_after_its_container() {
+        for line in [
+            "control assign_iface --iface eth1 c --persistent",
+            "control assign_iface c --iface eth1 -p",
+            "control assign-iface -p c -ieth1",
+            "control ASSIGN_IFACE --iface=eth1 -p c",
+        ] {
+            match parse(line).unwrap().command {
+                Command::AssignIface(given) => {
+                    assert_eq!((&*given.container, &*given.iface), ("c", "eth1"), "{line}");
+                    assert!(given.persistent);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_status_2_and_help_is_0() {
         for line in [
             "control",
@@ -610,6 +658,8 @@ mod tests {
             "control start",
             "control start c --bogus",
             "control create",
+            "control assign_iface c",
+            "control unassign_iface --iface eth1",
             "control create c.conf c.sig",
             "control run c",
             "control run -e novalue c ls",

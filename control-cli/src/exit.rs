@@ -130,6 +130,8 @@ pub fn succeeded(reply: &DaemonToController, expected: Code) -> bool {
         Code::DeviceCsr => reply.device_csr.is_some(),
         Code::DeviceStats => reply.device_stats.is_some(),
         Code::AuditVerdict => reply.audit_broken.is_none(),
+        // As are interfaces that could not be listed (protocol.md 3.3).
+        Code::ContainerIfaces => reply.error_text.is_none(),
         _ => true,
     }
 }

@@ -5,6 +5,7 @@ mod check;
 mod containers;
 mod device;
 mod guestos;
+mod ifaces;
 mod logs;
 mod power;
 mod run;
@@ -166,6 +167,9 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
                 done: "running again",
             },
         ),
+        Command::AssignIface(given) => ifaces::assign(&context, &given),
+        Command::UnassignIface(given) => ifaces::unassign(&context, &given),
+        Command::Ifaces(target) => ifaces::list(&context, &target.container),
         Command::GetProvisioned(_) => device::get_provisioned(&context),
         Command::Audit {
             what: cli::Audit::List { container, last },

@@ -4,9 +4,9 @@
 //! that were not sent are left out; lists are always there.
 
 use cml_wire::proto::{
-    AuditEntry, AuditSink, CaCertificate, ContainerConfig, ContainerStatus, ContainerTokenType,
-    ContainerTrust, ContainerType, ContainerUsbType, CryptfsMode, DaemonToController,
-    GuestOsConfig, GuestOsMount, I18nString, ca_certificate,
+    AuditEntry, AuditSink, CaCertificate, ContainerConfig, ContainerIface, ContainerStatus,
+    ContainerTokenType, ContainerTrust, ContainerType, ContainerUsbType, CryptfsMode,
+    DaemonToController, GuestOsConfig, GuestOsMount, I18nString, ca_certificate, container_iface,
     daemon_to_controller::{Code, Response},
     guest_os_mount,
 };
@@ -38,6 +38,13 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
         }
         Ok(Code::GuestosConfigsList) => {
             document.insert("guestos".into(), list(&reply.guestos_configs, guestos));
+        }
+        Ok(Code::ContainerIfaces) => {
+            document.insert("ifaces".into(), list(&reply.iface_details, iface));
+            document.insert(
+                "container_ifaces".into(),
+                reply.container_ifaces.clone().into(),
+            );
         }
         Ok(Code::CaList) => {
             document.insert("cas".into(), list(&reply.ca_certificates, ca));
@@ -119,6 +126,18 @@ fn container(one: &ContainerStatus) -> Value {
         "trust_level": name!(ContainerTrust, one.trust_level),
         "cryptfs_mode": name!(CryptfsMode, one.cryptfs_mode),
     })
+}
+
+fn iface(one: &ContainerIface) -> Value {
+    present(json!({
+        "name": one.name,
+        "kind": name!(container_iface::Kind, one.kind),
+        "state": one.state,
+        "mac": one.mac,
+        "mtu": one.mtu,
+        "addresses": one.addresses,
+        "host_name": one.host_name,
+    }))
 }
 
 fn config(one: &ContainerConfig) -> Value {

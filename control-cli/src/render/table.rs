@@ -2,8 +2,9 @@
 
 use cml_wire::{
     proto::{
-        CaCertificate, ContainerState, ContainerStatus, ContainerTrust, DaemonToController,
-        DeviceStats, GuestOsConfig, ca_certificate::Kind, daemon_to_controller::Code,
+        CaCertificate, ContainerIface, ContainerState, ContainerStatus, ContainerTrust,
+        DaemonToController, DeviceStats, GuestOsConfig, ca_certificate::Kind,
+        container_iface as iface, daemon_to_controller::Code,
     },
     text,
 };
@@ -16,6 +17,7 @@ pub fn reply(reply: &DaemonToController, words: Words<'_>) -> String {
     match Code::try_from(reply.code) {
         Ok(Code::ContainerStatus) => containers(&reply.container_status),
         Ok(Code::GuestosConfigsList) => guestos(&reply.guestos_configs),
+        Ok(Code::ContainerIfaces) => ifaces(reply),
         Ok(Code::CaList) => cas(&reply.ca_certificates),
         Ok(Code::ContainerConfig) if words.done.is_empty() => configs(reply),
         Ok(Code::ContainerConfig) => created(reply, words),
@@ -70,6 +72,40 @@ fn guestos(all: &[GuestOsConfig]) -> String {
     });
     table(
         ["NAME", "VERSION", "HARDWARE", "MOUNTS", "DESCRIPTION"],
+        rows,
+    )
+}
+
+fn ifaces(reply: &DaemonToController) -> String {
+    // The existing daemon sends the text alone.
+    if reply.iface_details.is_empty() && !reply.container_ifaces.is_empty() {
+        let lines = reply.container_ifaces.iter().flat_map(|text| text.lines());
+        return lines.map(|line| printable(line) + "\n").collect();
+    }
+    if reply.iface_details.is_empty() {
+        return "no interfaces: the container does not run\n".into();
+    }
+    let rows = reply.iface_details.iter().map(|one: &ContainerIface| {
+        [
+            printable(&one.name),
+            name!(iface::Kind, one.kind).into(),
+            printable(&one.state),
+            printable(one.mac.as_deref().unwrap_or("-")),
+            one.mtu.to_string(),
+            printable(one.host_name.as_deref().unwrap_or("-")),
+            printable(&one.addresses.join(", ")),
+        ]
+    });
+    table(
+        [
+            "NAME",
+            "KIND",
+            "STATE",
+            "MAC",
+            "MTU",
+            "ON HOST",
+            "ADDRESSES",
+        ],
         rows,
     )
 }

@@ -27,12 +27,16 @@ fn list_prints_what_the_existing_client_prints() {
 fn config_prints_identity_and_configuration() {
     let daemon = Daemon::default();
     let uuid = daemon.create("name: \"softcontainer\"\nguest_os: \"busybox\"\n");
+    let shown = daemon.control().ok(&["config", "softcontainer"]);
+    // Interfaces are shown as they will be (protocol.md 3.4).
+    let mac = shown.value("if_mac");
     assert_eq!(
-        daemon.control().ok(&["config", "softcontainer"]).out,
+        shown.out,
         format!(
             "code: CONTAINER_CONFIG\ncontainer_uuids: \"{uuid}\"\ncontainer_configs {{\n  \
              name: \"softcontainer\"\n  guest_os: \"busybox\"\n  guestos_version: 1\n  \
-             color: 0\n  type: CONTAINER\n  token_type: SOFT\n}}\n"
+             color: 0\n  type: CONTAINER\n  vnet_configs {{\n    if_name: \"host0\"\n    \
+             configure: true\n    if_mac: \"{mac}\"\n  }}\n  token_type: SOFT\n}}\n"
         )
     );
 }

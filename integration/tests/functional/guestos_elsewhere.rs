@@ -2,12 +2,16 @@
 
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, process::Command as Program};
 
-use cml_integration::{Daemon, Setup, http::Server, kit::kit, package::Package};
+use cml_integration::{Daemon, Host, Setup, http::Server, kit::kit, package::Package};
 use cml_wire::proto::guest_os_mount::Type;
 
 /// A daemon whose guest OSes may write below `boot` in its own directory.
 fn flashable(server: &Server) -> Daemon {
-    let mut daemon = Daemon::prepared(Setup::default());
+    // It fetches from servers of the tests.
+    let mut daemon = Daemon::prepared(Setup {
+        host: Host::TheMachine,
+        ..Setup::default()
+    });
     let boot = daemon.path("boot");
     fs::create_dir(&boot).unwrap();
     let conf = format!(
@@ -153,6 +157,7 @@ fn a_host_is_flashed_only_where_it_says_so_and_a_failure_changes_nothing() {
             Setup::default().device_conf,
             server.base
         ),
+        host: Host::TheMachine,
         ..Setup::default()
     });
     let refused = kernel(&plain, 1, Path::new("/boot/vmlinuz")).refused(&plain);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cml_integration::{
-    Client, Daemon, Setup, eventually,
+    Client, Daemon, Host, Setup, eventually,
     http::{Answer, Server},
     kit::kit,
     package::Package,
@@ -35,6 +35,8 @@ fn setup(base: &str) -> Setup {
     let setup = Setup::default();
     Setup {
         guest: false,
+        // It fetches from servers of the tests.
+        host: Host::TheMachine,
         device_conf: format!("update_base_url: \"{base}\"\n{}", setup.device_conf),
         ..setup
     }
@@ -358,7 +360,8 @@ fn a_version_that_a_signed_container_pins_stays() {
     });
     Package::new(&daemon, "os", 1, |_| {}).pushed(&daemon);
     let conf = daemon.path("pinned.conf");
-    let text = "name: \"pinned\"\nguest_os: \"os\"\nguestos_version: 1\ntoken_type: NONE\n";
+    let text =
+        "name: \"pinned\"\nguest_os: \"os\"\nguestos_version: 1\ntoken_type: NONE\nnetns: false\n";
     fs::write(&conf, text).unwrap();
     kit().sign(&conf, "ssig_cml");
     let part = |suffix| conf.with_extension(suffix).display().to_string();

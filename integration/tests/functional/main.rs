@@ -13,6 +13,7 @@ mod guestos_elsewhere;
 mod guestos_install;
 mod guests;
 mod lifecycle;
+mod network;
 mod pin;
 mod provisioning;
 mod verity;

@@ -189,7 +189,7 @@ fn without_a_network_namespace_the_hosts_interfaces_are_there() {
         let name = format!("x{userns}");
         let lines = format!("netns: false\nuserns: {userns}\n");
         daemon.running_with(&name, "busybox", &lines);
-        let ours = fs::read_link("/proc/self/ns/net").unwrap();
+        let ours = fs::read_link(format!("/proc/{}/ns/net", daemon.pid())).unwrap();
         assert_eq!(
             daemon.facts(&name)["namespaces"]["net"],
             ours.to_str().unwrap()

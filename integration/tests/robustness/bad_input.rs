@@ -8,7 +8,7 @@ use std::{
 };
 
 use cml_integration::{
-    Daemon, Setup,
+    Daemon, Host, Setup,
     http::{Answer, Server},
     kit::{kit, run},
     package::Package,
@@ -165,6 +165,14 @@ fn wrongly_signed(dir: &Path, text: &str) -> Vec<(&'static str, Signed, &'static
         ("mixed up", mixed, "signature"),
         ("the certificate of another key", others, "signature"),
     ]
+}
+
+/// A daemon that can reach servers of the tests.
+fn beside_servers() -> Setup {
+    Setup {
+        host: Host::TheMachine,
+        ..Setup::default()
+    }
 }
 
 fn demanding() -> Setup {
@@ -372,7 +380,7 @@ fn a_server_that_sends_in_circles_or_elsewhere_is_given_up() {
         path if path.contains("/once-1/") => Answer::Redirect("/there".into()),
         _ => Answer::File(kit().image().into()),
     });
-    let daemon = Daemon::default();
+    let daemon = Daemon::new(beside_servers());
     let package = |name: &str| {
         let base = server.base.clone();
         Package::new(&daemon, name, 1, |guest| guest.update_base_url = Some(base))
@@ -390,7 +398,7 @@ fn a_server_that_sends_in_circles_or_elsewhere_is_given_up() {
 
 #[test]
 fn a_disk_that_is_full_is_said_to_be_full_and_nothing_is_left_of_the_attempt() {
-    let mut daemon = Daemon::prepared(Setup::default());
+    let mut daemon = Daemon::prepared(beside_servers());
     let base = daemon.base();
     let containers = base.join("containers");
     fs::create_dir(&containers).unwrap();

@@ -7,4 +7,5 @@ mod crowds;
 mod damage;
 mod garbage;
 mod hostile_guests;
+mod networks;
 mod power_cuts;

@@ -23,10 +23,10 @@ use rustix::process::Signal;
 const CALLS_MAX: usize = 40;
 
 /// A strace that kills whoever makes the n-th call of a kind.
-struct Cut(Child);
+pub(crate) struct Cut(Child);
 
 impl Cut {
-    fn attach(daemon: &Daemon, call: &str, n: usize) -> Self {
+    pub(crate) fn attach(daemon: &Daemon, call: &str, n: usize) -> Self {
         let strace = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e"])
             .arg(format!("inject={call}:signal=SIGKILL:when={n}"))
@@ -48,7 +48,7 @@ impl Cut {
 
     /// Ends the cutting. The daemon is killed if it still lives, so that nothing it holds in memory helps, and
     /// started again.
-    fn end(mut self, daemon: &mut Daemon) {
+    pub(crate) fn end(mut self, daemon: &mut Daemon) {
         daemon.signal(Signal::KILL);
         // strace may never hear of the end of a thread that it caught in its last moment.
         self.0.kill().unwrap();
@@ -59,7 +59,7 @@ impl Cut {
 }
 
 /// Carries out the work with a cut at every call of these kinds. `attempt` answers whether the work was done.
-fn everywhere(calls: &[&str], mut attempt: impl FnMut(&str, usize) -> bool) {
+pub(crate) fn everywhere(calls: &[&str], mut attempt: impl FnMut(&str, usize) -> bool) {
     for call in calls {
         let done = (1..CALLS_MAX).find(|n| attempt(call, *n));
         assert!(done.is_some_and(|n| n > 1), "{call}: {done:?} cuts nothing");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 /// A pool of threads for work that may block: files, mounts, key derivation.
 #[derive(Debug, Clone)]
@@ -43,4 +43,13 @@ impl Pool {
         .await
         .map_err(|_| JobDied(self.name))
     }
+}
+
+/// Waits for an answer inside a job of a [`Pool`], such as that of a service below the one whose job it is. The answer must
+/// not need the pool of the job.
+///
+/// # Panics
+/// Outside a job.
+pub fn wait<T>(answer: impl Future<Output = T>) -> T {
+    Handle::current().block_on(answer)
 }

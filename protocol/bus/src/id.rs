@@ -17,6 +17,11 @@ impl ContainerId {
         Self(Uuid::new_v4())
     }
 
+    /// The bytes of the UUID.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
     /// Whether this is the management container.
     pub fn is_core0(self) -> bool {
         self == Self::CORE0

@@ -12,6 +12,8 @@ pub enum Level {
     Token,
     /// Verified guest operating systems.
     GuestOs,
+    /// Interfaces of containers.
+    Network,
     /// Containers and their life cycle.
     Container,
     /// The device itself: identity, mode, logs, reboot.
@@ -27,6 +29,7 @@ impl Level {
             Self::Audit => "audit",
             Self::Token => "token",
             Self::GuestOs => "guestos",
+            Self::Network => "network",
             Self::Container => "container",
             Self::Provisioning => "provisioning",
             Self::Gateway => "gateway",

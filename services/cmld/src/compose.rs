@@ -16,6 +16,7 @@ use cml_bus::{
         audit::AuditPort,
         container::{ContainerError, ContainerPort},
         guestos::GuestOsPort,
+        network::NetworkPort,
         provisioning::ProvisioningPort,
         token::{DeviceKey, TokenPort},
     },
@@ -28,7 +29,9 @@ use cml_bus::{
 use cml_container::{Env, Manager};
 use cml_gateway::{Admission, Gateway};
 use cml_guestos::GuestOs;
+use cml_network::Network;
 use cml_provisioning::{Machine, Provisioning};
+use cml_sys::net::{namespace::Namespace, pin::Place};
 use cml_token::{Token, softtoken::Format};
 use cml_wire::proto::device_config::{DeviceKeyType, SoftTokenFormat, StorageFallback};
 use tokio::sync::mpsc;
@@ -37,6 +40,8 @@ use crate::device::{Device, PROVISIONED_FLAG};
 
 /// Either of them is there when the machine has a TPM (crypto.md 4.1).
 const TPM: [&str; 2] = ["/dev/tpm0", "/dev/tpmrm0"];
+/// Where `ip netns` looks for networks (runtime.md 4.1).
+const NETWORKS: &str = "/run/netns";
 
 /// Where things lie.
 #[derive(Debug)]
@@ -53,6 +58,10 @@ pub struct Places {
     pub mounts: PathBuf,
     /// The program that becomes every container.
     pub init: PathBuf,
+    /// The network of the host.
+    pub network: Arc<Namespace>,
+    /// The mounts of the host, which outlive the daemon.
+    pub host_mounts: Arc<Place>,
 }
 
 /// The services cannot be put together.
@@ -72,6 +81,7 @@ struct Ports {
     audit: AuditPort,
     token: TokenPort,
     guestos: GuestOsPort,
+    network: NetworkPort,
     container: ContainerPort,
     provisioning: ProvisioningPort,
 }
@@ -83,6 +93,7 @@ struct Handed {
     container_token: TokenPort,
     container_guestos: GuestOsPort,
     container_audit: AuditPort,
+    container_network: NetworkPort,
     provisioning: cml_provisioning::Ports,
     gateway: cml_gateway::Ports,
 }
@@ -105,6 +116,7 @@ fn hand_out(ports: &Ports, events: &Events) -> Result<(Handed, Wiring), UphillCa
         },
         container_guestos: wiring.grant(Level::Container, Level::GuestOs, &ports.guestos)?,
         container_audit: wiring.grant(Level::Container, Level::Audit, &ports.audit)?,
+        container_network: wiring.grant(Level::Container, Level::Network, &ports.network)?,
         container_token: wiring.grant(Level::Container, Level::Token, &ports.token)?,
         guestos_token: wiring.grant(Level::GuestOs, Level::Token, &ports.token)?,
     };
@@ -198,6 +210,20 @@ pub fn compose(
         port.bind(&GuestOs::start(settings, token, told.clone(), watch));
     });
 
+    let settings = cml_network::Settings {
+        store: places.base.join("network"),
+        run: places.run.join("network"),
+        pins: NETWORKS.into(),
+        hosted: device.config.hostedmode,
+        isolate: device.config.isolate_containers(),
+        host: places.network,
+        place: places.host_mounts,
+    };
+    let port = ports.network.clone();
+    keep("network", &events, &tell, move |watch| {
+        port.bind(&Network::start(settings.clone(), watch));
+    });
+
     let settings = cml_provisioning::Settings {
         base: places.base.clone(),
         logs: places.logs,
@@ -236,6 +262,7 @@ pub fn compose(
         handed.container_token,
         handed.container_guestos,
         handed.container_audit,
+        handed.container_network,
         events.clone(),
     )?;
     let port = ports.container.clone();

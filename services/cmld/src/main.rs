@@ -18,6 +18,7 @@ use cml_bus::{
     api::{audit::Flush, container::Shutdown},
     audit::Did,
 };
+use cml_sys::net::{namespace::Namespace, pin::Place};
 use compose::{Places, Services, compose};
 use device::Device;
 use socket::RunDir;
@@ -46,6 +47,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     }
     cml_sys::proc::forbid_core_dumps()?;
     cml_sys::proc::raise_file_limit()?;
+    let (network, host_mounts) = (Namespace::current()?.into(), Place::current()?.into());
     // Before the first thread (LIF-10): mounts of images are nobody else's business.
     cml_sys::proc::own_mount_namespace()?;
     let base = args.base();
@@ -70,6 +72,8 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
         run: run.private().to_owned(),
         mounts: run.mounts()?,
         init: args.init(),
+        network,
+        host_mounts,
     };
     let system = System::new();
     let status = system.block_on(async {

@@ -15,6 +15,7 @@ use cml_bus::{
         audit::AuditPort,
         container::ContainerError,
         guestos::{Find, GuestOsError, GuestOsPort, Installed, Version},
+        network::NetworkPort,
         token::TokenPort,
     },
     blocking::Pool,
@@ -58,6 +59,7 @@ pub struct Env {
     pub(crate) token: TokenPort,
     pub(crate) guestos: GuestOsPort,
     pub(crate) audit: AuditPort,
+    pub(crate) network: NetworkPort,
     pub(crate) events: Events,
     /// Launches and files.
     pub(crate) storage: Pool,
@@ -113,6 +115,7 @@ impl Env {
         token: TokenPort,
         guestos: GuestOsPort,
         audit: AuditPort,
+        network: NetworkPort,
         events: Events,
     ) -> Result<Arc<Self>, ContainerError> {
         let program = host::load_init(&settings.init).map_err(|error| ContainerError::Store {
@@ -137,6 +140,7 @@ impl Env {
             token,
             guestos,
             audit,
+            network,
             events,
             // Mounts and clones wait for kernel locks more than for a core; 8 keep two cores busy.
             storage: Pool::new("storage", 8),

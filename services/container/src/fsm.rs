@@ -228,6 +228,11 @@ impl State {
         matches!(self, Self::Stopped | Self::Zombie)
     }
 
+    /// Whether a guest of it is there, be it frozen.
+    pub fn has_guest(self) -> bool {
+        self.takes_commands() || matches!(self, Self::Freezing { .. } | Self::Frozen { .. })
+    }
+
     /// Whether commands can be run in it (protocol.md 3.8).
     pub fn takes_commands(self) -> bool {
         matches!(self, Self::Booting | Self::Running | Self::Setup)

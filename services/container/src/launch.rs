@@ -25,6 +25,7 @@ use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE, text};
 
 use crate::{
     env::Env,
+    network,
     plan::{self, Planned, SERVICE_SOCKET, TreeSource},
     record::{Facts, Found, Record, Running, Undo, unwind},
     view::Guest,
@@ -244,7 +245,8 @@ fn blocking_launch(
     let range = slot.map(|(_, range)| range);
     let launched = plan::launch(config, resolved, access.setup, range)
         .map_err(Failed::from)
-        .and_then(|planned| {
+        .and_then(|mut planned| {
+            planned.launch.name_server = network::name_server(env, config, &planned.launch);
             let facts = Facts {
                 id_slot: slot.map(|(slot, _)| slot),
                 config: text::print_file(config),
@@ -296,9 +298,12 @@ fn attempt_or_undo(
         Found::Nothing | Found::Unreadable => Vec::new(),
     };
     undo.retain(|undo| matches!(undo, Undo::Volumes(_)) && *undo != volumes);
-    undo.extend([volumes, Undo::Group(facts.group.clone())]);
+    undo.push(volumes);
+    // After the guest has ended, which could otherwise hide an interface; its namespace has a name until then.
+    undo.extend(container.config.netns().then_some(Undo::Network));
+    undo.push(Undo::Group(facts.group.clone()));
     let attempted = attempt(env, container, planned, undo.clone(), facts, access);
-    attempted.map_err(|failed| match unwind(&undo) {
+    attempted.map_err(|failed| match unwind(env, id, &undo) {
         Ok(()) => {
             env.records.remove(id);
             failed
@@ -340,6 +345,7 @@ fn attempt(
         .collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = opened.iter().map(Opened::tree).collect();
     let mut prepared = host::prepare(&env.program, &planned.launch, &trees, &group)?;
+    network::connect(env, id, container.config, &prepared).inspect_err(|_| prepared.put_away())?;
     prepared.go()?;
     let images = opened.into_iter().filter_map(Opened::image).collect();
     let mut live = Live {
@@ -467,10 +473,15 @@ pub fn adopt(env: &Env, id: ContainerId) -> Option<Live> {
             None => record.undo,
         },
         // Whatever runs of it has no one who knows it; its groups are known by its identity alone.
-        Found::Unreadable => vec![Undo::Group(env.hierarchies.group(&id.to_string()))],
+        Found::Unreadable => {
+            vec![
+                Undo::Network,
+                Undo::Group(env.hierarchies.group(&id.to_string())),
+            ]
+        }
     };
     tracing::warn!(container = %id, "cleaning up what is left of a container");
-    match unwind(&undo) {
+    match unwind(env, id, &undo) {
         Ok(()) => env.records.remove(id),
         Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
     }
@@ -517,11 +528,11 @@ pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVo
     let keeps = reboots && !volumes.is_empty();
     let (kept, undone) = match keeps {
         true => {
-            let of_group = |undo: &Undo| matches!(undo, Undo::Group(_));
+            let of_guest = |undo: &Undo| !matches!(undo, Undo::Volumes(_));
             let undone: Vec<_> = record
                 .undo
                 .iter()
-                .filter(|undo| of_group(undo))
+                .filter(|undo| of_guest(undo))
                 .cloned()
                 .collect();
             (volumes, undone)
@@ -531,7 +542,7 @@ pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVo
             (OpenVolumes::default(), record.undo.clone())
         }
     };
-    match unwind(&undone) {
+    match unwind(env, id, &undone) {
         Ok(()) if keeps => {
             record.running = None;
             if let Err(error) = env.records.write(id, &record) {
@@ -553,7 +564,7 @@ pub fn settle(env: &Env, id: ContainerId) -> Result<(), ContainerError> {
     let Found::Record(record) = env.records.read(id) else {
         return Ok(());
     };
-    unwind(&record.undo).map_err(|reason| ContainerError::Store {
+    unwind(env, id, &record.undo).map_err(|reason| ContainerError::Store {
         path: id.to_string(),
         reason,
     })?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cml_bus::{
     api::{
         container::{ContainerError, Create, Signature, UpdateConfig},
+        network,
         token::{DestroyKey, Forget, VerifySignature},
     },
     audit::Did,
@@ -192,6 +193,9 @@ impl Env {
         let installed = self.newest(&config).await?;
         self.check_volumes(id, &config, &installed.config).await?;
         let signed = self.settings.signed_configs;
+        if !signed {
+            self.complete_interfaces(id, &mut config).await;
+        }
         let bytes = match signed {
             true => bytes,
             false => {
@@ -270,6 +274,10 @@ impl Env {
         };
         self.in_turn(id, &self.storage, begin).await??;
         self.token.forget.call(Forget { container: id }).await?;
+        // Its subnet; another container gets one all the same.
+        if let Err(error) = self.network.forget.call(network::Forget { id }).await {
+            tracing::warn!(container = %id, %error, "its subnet is still kept for it");
+        }
         self.in_turn(id, &self.storage, move |env| env.store.remove(id))
             .await?
     }

@@ -55,13 +55,13 @@ const ONE: &str = "container.one";
 /// The container service.
 #[derive(Debug)]
 pub struct Manager {
-    env: Arc<Env>,
+    pub(crate) env: Arc<Env>,
     /// In list order: the oldest first.
     entries: Vec<Entry>,
     /// Being taken apart: not in the list any more, and not to be found on disk again.
     removing: HashSet<ContainerId>,
     /// Whoever changes files and list together does so in turn.
-    changes: Arc<Mutex<()>>,
+    pub(crate) changes: Arc<Mutex<()>>,
     /// Its end tells the actors of the containers that a successor will replace them.
     presence: watch::Sender<()>,
     _watch: Watch,
@@ -80,7 +80,7 @@ impl Manager {
         })
     }
 
-    fn find(&self, id: ContainerId) -> Result<&Entry, ContainerError> {
+    pub(crate) fn find(&self, id: ContainerId) -> Result<&Entry, ContainerError> {
         let found = self.entries.iter().find(|entry| entry.id == id);
         found.ok_or(ContainerError::NotFound(id))
     }
@@ -298,14 +298,19 @@ impl Handler<Configs> for Manager {
         let env = self.env.clone();
         Box::pin(async move {
             let storage = env.storage.clone();
+            let reader = env.clone();
             let read = move || {
                 let readable = ids.into_iter().filter_map(|id| {
-                    let stored = env.store.read(id).ok()?;
+                    let stored = reader.store.read(id).ok()?;
                     Some((id, text::parse(&stored.config).ok()?))
                 });
-                readable.collect()
+                readable.collect::<Vec<_>>()
             };
-            Ok(storage.run(read).await.map_err(BusError::from)?)
+            let mut all = storage.run(read).await.map_err(BusError::from)?;
+            for (id, config) in &mut all {
+                env.show_interfaces(*id, config).await;
+            }
+            Ok(all)
         })
     }
 }

@@ -126,6 +126,7 @@ pub fn launch(
         read_only: owned(READ_ONLY),
         dropped_capabilities: dropped_capabilities(ids.is_some(), config.netns()),
         service_socket: Some(SERVICE_SOCKET.into()),
+        name_server: None,
         toolbox,
         init: init(config, guestos, setup)?,
     };

@@ -14,7 +14,14 @@ use cml_sys::{atomic, cgroup::Group, file, host::Prepared, plan::ChosenInit, pro
 use cml_wire::proto::{ContainerTrust, CryptfsMode};
 use serde::{Deserialize, Serialize};
 
-use crate::{env::private_dir, fsm::State, store::id_of, view::Guest, volumes::Traces};
+use crate::{
+    env::{Env, private_dir},
+    fsm::State,
+    network,
+    store::id_of,
+    view::Guest,
+    volumes::Traces,
+};
 
 /// Everything about one container that is being launched or runs.
 ///
@@ -37,6 +44,8 @@ pub enum Undo {
     Group(Group),
     /// Close the volumes.
     Volumes(Traces),
+    /// Take its interfaces away. Only the network service knows which; what it has no record of is fine.
+    Network,
 }
 
 /// A guest that runs.
@@ -123,11 +132,11 @@ impl Running {
 }
 
 /// Takes everything back, newest first. What cannot be taken back does not keep the rest from it.
-pub fn unwind(undo: &[Undo]) -> Result<(), String> {
+pub fn unwind(env: &Env, id: ContainerId, undo: &[Undo]) -> Result<(), String> {
     let failures: Vec<_> = undo
         .iter()
         .rev()
-        .filter_map(|one| one.run().err())
+        .filter_map(|one| one.run(env, id).err())
         .collect();
     match failures.is_empty() {
         true => Ok(()),
@@ -136,13 +145,14 @@ pub fn unwind(undo: &[Undo]) -> Result<(), String> {
 }
 
 impl Undo {
-    fn run(&self) -> Result<(), String> {
+    fn run(&self, env: &Env, id: ContainerId) -> Result<(), String> {
         match self {
             Self::Group(group) => group
                 .kill()
                 .and_then(|()| group.remove())
                 .map_err(|error| error.to_string()),
             Self::Volumes(traces) => traces.remove(),
+            Self::Network => network::disconnect(env, id).map_err(|error| error.to_string()),
         }
     }
 }

@@ -12,6 +12,7 @@ use cml_bus::{
             Signature, Start, Status, Stop,
         },
         guestos::{Find, GuestOsError, GuestOsPort, Installed, Resolve, Version},
+        network::{NetworkPort, VirtualInterface},
         token::{TokenError, TokenPort, Unlock, VerifySignature},
     },
     audit::{Did, Trail},
@@ -77,6 +78,17 @@ impl Rig {
         let resolves = fake(&guestos.resolve, |resolve| {
             Err(not_installed(&resolve.name))
         });
+        let network = NetworkPort::default();
+        fake(&network.forget, |_| Ok(()));
+        fake(&network.detach, |_| Ok(()));
+        fake(&network.virtual_interfaces, |request| {
+            let all = request.configured.iter().cloned();
+            let known = |config| VirtualInterface {
+                config,
+                host_name: None,
+            };
+            Ok(all.map(known).collect())
+        });
         // Any file will do: nothing is launched here.
         let init = dir.join("init");
         std::fs::write(&init, "").unwrap();
@@ -97,6 +109,7 @@ impl Rig {
             token,
             guestos,
             AuditPort::default(),
+            network,
             Events::new(trail.clone()),
         )
         .unwrap();

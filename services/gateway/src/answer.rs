@@ -80,6 +80,12 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::RemoveGuestOs(request) => {
             translate_out::plain(container.remove_guestos.call(request).await)
         }
+        Request::SetInterface(request) => {
+            translate_out::plain(container.set_interface.call(request).await)
+        }
+        Request::Interfaces(request) => {
+            translate_out::interfaces(container.interfaces.call(request).await)
+        }
         Request::RegisterCa(request) => {
             translate_out::registered_ca(shared.ports.token.register_ca.call(request).await)
         }

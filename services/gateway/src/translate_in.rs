@@ -7,8 +7,8 @@ use cml_bus::{
     api::{
         audit,
         container::{
-            ChangePin, Create, Exec, PinEntry, Remove, RemoveGuestOs, SetFrozen, Signature, Start,
-            Stop, UpdateConfig, WindowSize, Wipe,
+            ChangePin, Create, Exec, Interfaces, PinEntry, Remove, RemoveGuestOs, SetFrozen,
+            SetInterface, Signature, Start, Stop, UpdateConfig, WindowSize, Wipe,
         },
         guestos::Push,
         provisioning::PushCert,
@@ -102,6 +102,10 @@ pub enum Request {
     AuditList(audit::List),
     /// `AUDIT_VERIFY`
     AuditVerify,
+    /// `CONTAINER_ASSIGNIFACE`, `CONTAINER_UNASSIGNIFACE`
+    SetInterface(SetInterface),
+    /// `CONTAINER_LIST_IFACES`
+    Interfaces(Interfaces),
     /// `CONTAINER_EXEC_CMD`
     Exec(ExecRequest),
     /// `CONTAINER_EXEC_INPUT`: never answered (protocol.md 3.3).
@@ -297,6 +301,12 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
                 .map_or(AUDIT_LIMIT, |limit| limit as usize),
         }),
         Command::AuditVerify => Request::AuditVerify,
+        Command::ContainerAssigniface | Command::ContainerUnassigniface => {
+            Request::SetInterface(interface(command, message)?)
+        }
+        Command::ContainerListIfaces => Request::Interfaces(Interfaces {
+            id: container(command, message)?,
+        }),
         Command::ContainerExecCmd => Request::Exec(exec(command, message)?),
         Command::ContainerExecInput => Request::Input(InputRequest {
             id: container(command, message)?,
@@ -322,6 +332,19 @@ fn container(command: Command, message: &ControllerToDaemon) -> Result<Container
         [only] => only.parse().map_err(|_| Refusal::NoContainer(command)),
         _ => Err(Refusal::NoContainer(command)),
     }
+}
+
+fn interface(command: Command, message: &mut ControllerToDaemon) -> Result<SetInterface, Refusal> {
+    let id = container(command, message)?;
+    let missing = |field| Refusal::Missing(command, field);
+    let params = message.assign_iface_params.take();
+    let params = params.ok_or_else(|| missing("assign_iface_params"))?;
+    Ok(SetInterface {
+        id,
+        persistent: params.persistent(),
+        interface: params.iface_name.ok_or_else(|| missing("iface_name"))?,
+        assigned: command == Command::ContainerAssigniface,
+    })
 }
 
 fn selection(message: &ControllerToDaemon) -> Selection {

@@ -8,6 +8,7 @@ use cml_bus::{
         audit::{AuditError, Verdict},
         container::{ContainerError, PinNeeds},
         guestos::{GuestOsError, Installed},
+        network::{Interface, NetworkError},
         provisioning::{LogPart, ProvisioningError, Rebooted},
         token::TokenError,
     },
@@ -180,8 +181,12 @@ fn start_code(error: &ContainerError) -> Response {
             | GuestOsError::Store { .. }
             | GuestOsError::Token(_) => Response::ContainerStartEinternal,
         },
-        ContainerError::Bus(_) => Response::CmdFailed,
+        ContainerError::Bus(_) | ContainerError::Network(NetworkError::Bus(_)) => {
+            Response::CmdFailed
+        }
         ContainerError::NotRunning(_)
+        | ContainerError::Signed(_)
+        | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::Launch { .. }
@@ -217,12 +222,15 @@ fn stop_code(error: &ContainerError) -> Response {
             TokenError::Bus(_) => Response::CmdFailed,
         },
         ContainerError::Bus(_)
+        | ContainerError::Network(NetworkError::Bus(_))
         | ContainerError::GuestOs(GuestOsError::Bus(_) | GuestOsError::Token(TokenError::Bus(_))) => {
             Response::CmdFailed
         }
         ContainerError::Zombie(_)
         | ContainerError::Damaged { .. }
         | ContainerError::AlreadyRunning(_)
+        | ContainerError::Signed(_)
+        | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::GuestOs(_)
@@ -344,6 +352,23 @@ fn empty_config(reason: String) -> DaemonToController {
     DaemonToController {
         error_text: Some(reason),
         ..bare(Code::ContainerConfig)
+    }
+}
+
+/// `CONTAINER_LIST_IFACES`: a failure is the same code without interfaces (protocol.md 3.3).
+pub fn interfaces(result: Result<Vec<Interface>, ContainerError>) -> DaemonToController {
+    let (all, error_text) = match result {
+        Ok(all) => (all, None),
+        Err(error @ ContainerError::NotFound(_)) => return failure(Response::CmdFailed, error),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let (container_ifaces, iface_details) =
+        all.into_iter().map(|one| (one.text, one.detail)).unzip();
+    DaemonToController {
+        container_ifaces,
+        iface_details,
+        error_text,
+        ..bare(Code::ContainerIfaces)
     }
 }
 

@@ -13,7 +13,7 @@ use cml_sys::{
 };
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::{Failure, Stage, assemble, isolate, kernelfs, service, supervise, toolbox};
+use crate::{Failure, Stage, assemble, isolate, kernelfs, resolver, service, supervise, toolbox};
 
 /// Puts the container together, waits for the daemon's word, and becomes its init.
 pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
@@ -35,6 +35,9 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     let root = stage.guest_mounts(&plan.mounts, &trees)?;
     drop(trees);
     kernelfs::mount_all(&root, &plan)?;
+    if let Some(server) = plan.name_server {
+        resolver::configure(&root, server);
+    }
     let socket = plan
         .service_socket
         .as_deref()

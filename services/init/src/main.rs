@@ -10,6 +10,7 @@ mod enter;
 mod guest;
 mod isolate;
 mod kernelfs;
+mod resolver;
 mod service;
 mod supervise;
 mod toolbox;

@@ -153,6 +153,11 @@ impl Prepared {
         self.execute().inspect_err(|_| put_away(&self.pidfd))
     }
 
+    /// Ends the process: the container is not wanted any more.
+    pub fn put_away(&self) {
+        put_away(&self.pidfd);
+    }
+
     fn execute(&self) -> Result<()> {
         self.channel.send(&ToInit::Go, &[])?;
         match self.channel.receive::<FromInit>(Some(PREPARE_PATIENCE)) {

@@ -22,6 +22,8 @@ pub mod memfd;
 pub mod mkfs;
 pub mod mount;
 pub mod mounted;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod path;
 pub mod pidfd;
 pub mod plan;

@@ -3,7 +3,7 @@
 //! A [`LaunchPlan`] is made without touching the system, is snapshot-tested, and travels in a sealed
 //! memfd. File descriptors are named by their place in the accompanying list.
 
-use std::{os::fd::OwnedFd, path::PathBuf};
+use std::{net::IpAddr, os::fd::OwnedFd, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -30,6 +30,9 @@ pub struct LaunchPlan {
     pub dropped_capabilities: Vec<u32>,
     /// Where the in-guest service socket is bound, `None` for no socket.
     pub service_socket: Option<PathBuf>,
+    /// The name server that the guest's programs find in `/etc/resolv.conf`; `None` leaves that file alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_server: Option<IpAddr>,
     /// A program of the host that brings all the usual tools to a root that has none: its path in the
     /// container. It is asked to install itself.
     pub toolbox: Option<PathBuf>,

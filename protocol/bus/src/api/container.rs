@@ -4,7 +4,11 @@ use cml_wire::proto::{ContainerConfig, ContainerStatus};
 use tokio::sync::mpsc;
 
 use crate::{
-    api::{guestos::GuestOsError, token::TokenError},
+    api::{
+        guestos::GuestOsError,
+        network::{Interface, NetworkError},
+        token::TokenError,
+    },
     error::BusError,
     id::ContainerId,
     secret::Pin,
@@ -213,6 +217,26 @@ pub struct ExecSession {
     pub output: mpsc::Receiver<ExecOutput>,
 }
 
+/// Assigns a physical interface to a container, or takes it away.
+#[derive(Debug)]
+pub struct SetInterface {
+    /// Which container.
+    pub id: ContainerId,
+    /// Its name on the host, or in the container if it is taken away, or its MAC address.
+    pub interface: String,
+    /// Assign, or take away.
+    pub assigned: bool,
+    /// In the stored configuration as well; for a container that does not run, in that alone.
+    pub persistent: bool,
+}
+
+/// The interfaces that a container sees; none if it does not run.
+#[derive(Debug)]
+pub struct Interfaces {
+    /// Which container.
+    pub id: ContainerId,
+}
+
 /// Why the container service refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContainerError {
@@ -256,6 +280,15 @@ pub enum ContainerError {
     /// The guest OS cannot be used.
     #[error(transparent)]
     GuestOs(#[from] GuestOsError),
+    /// A configuration that somebody has signed is not edited.
+    #[error(
+        "the configuration of container {0} is signed, so it is not changed here; sign one with the interface in \
+         `net_ifaces` and send it with `control update_config`"
+    )]
+    Signed(ContainerId),
+    /// Its network cannot be changed so.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The container could not be brought up; everything done so far was undone.
     #[error("container {id} did not start: {reason}")]
     Launch {
@@ -311,6 +344,8 @@ crate::request!(StopAll => StoppedAll, ContainerError, "container.stop_all", 60 
 crate::request!(ChangePin => (), ContainerError, "container.change_pin", 130 s);
 crate::request!(PinEntry => PinNeeds, ContainerError, "container.pin_entry", 10 s);
 crate::request!(RemoveGuestOs => (), ContainerError, "container.remove_guestos", 90 s);
+crate::request!(SetInterface => (), ContainerError, "container.set_interface", 60 s);
+crate::request!(Interfaces => Vec<Interface>, ContainerError, "container.interfaces", 30 s);
 crate::request!(Exec => ExecSession, ContainerError, "container.exec", 30 s);
 
 crate::service_port! {
@@ -350,5 +385,9 @@ crate::service_port! {
         pin_entry: PinEntry,
         /// Run a command.
         exec: Exec,
+        /// Assign a physical interface, or take it away.
+        set_interface: SetInterface,
+        /// What interfaces there are.
+        interfaces: Interfaces,
     }
 }

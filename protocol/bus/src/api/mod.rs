@@ -3,5 +3,6 @@
 pub mod audit;
 pub mod container;
 pub mod guestos;
+pub mod network;
 pub mod provisioning;
 pub mod token;

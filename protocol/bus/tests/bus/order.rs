@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use cml_bus::order::{Level, Wiring};
 use proptest::prelude::*;
 
-const LEVELS: [Level; 6] = [
+const LEVELS: [Level; 7] = [
     Level::Audit,
     Level::Token,
     Level::GuestOs,
+    Level::Network,
     Level::Container,
     Level::Provisioning,
     Level::Gateway,
@@ -20,9 +21,10 @@ fn index(level: Level) -> usize {
         Level::Audit => 0,
         Level::Token => 1,
         Level::GuestOs => 2,
-        Level::Container => 3,
-        Level::Provisioning => 4,
-        Level::Gateway => 5,
+        Level::Network => 3,
+        Level::Container => 4,
+        Level::Provisioning => 5,
+        Level::Gateway => 6,
     }
 }
 
@@ -41,7 +43,7 @@ fn has_cycle(edges: &BTreeSet<(usize, usize)>) -> bool {
 
 #[test]
 fn every_level_is_tried() {
-    assert_eq!(LEVELS.map(index), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(LEVELS.map(index), [0, 1, 2, 3, 4, 5, 6]);
 }
 
 #[test]

@@ -25,9 +25,17 @@ pub fn breaches(config: &ContainerConfig) -> Vec<Breach> {
     found.each("fifos", &config.fifos, |name| words::component(name));
     for (index, vnet) in config.vnet_configs.iter().enumerate() {
         let at = |field| format!("vnet_configs[{index}].{field}");
-        found.note(at("if_name"), words::interface(&vnet.if_name));
+        let before = &config.vnet_configs[..index];
+        let twice = before.iter().any(|other| other.if_name == vnet.if_name);
+        let twice = twice.then(|| format!("{:?} is the name of two interfaces", vnet.if_name));
+        found.note(at("if_name"), words::own_interface(&vnet.if_name).or(twice));
+        found.note(at("if_mac"), vnet.if_mac.as_deref().and_then(words::mac));
         let outside = vnet.if_rootns_name.as_deref();
         found.note(at("if_rootns_name"), outside.and_then(words::interface));
+    }
+    for (index, nic) in config.net_ifaces.iter().enumerate() {
+        let field = format!("net_ifaces[{index}].netif");
+        found.note(field, words::host_interface(&nic.netif));
     }
     let dns = config.dns_server.as_deref();
     found.note("dns_server", dns.and_then(words::address));
@@ -48,7 +56,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::{ContainerImageSize, ContainerVnetConfig};
+    use crate::proto::{ContainerImageSize, ContainerPnetConfig, ContainerVnetConfig};
 
     fn changed(change: impl FnOnce(&mut ContainerConfig)) -> Vec<String> {
         let mut config = ContainerConfig {
@@ -102,6 +110,26 @@ mod tests {
                 ["vnet_configs[0].if_name"]
             );
         }
+        let vnet = |name: &str, mac: &str| ContainerVnetConfig {
+            if_name: name.into(),
+            if_mac: Some(mac.into()),
+            ..Default::default()
+        };
+        let mac = "02:00:00:00:00:01";
+        assert!(changed(|c| c.vnet_configs = vec![vnet("a", mac), vnet("b", mac)]).is_empty());
+        assert_eq!(
+            changed(|c| c.vnet_configs = vec![vnet("a", mac), vnet("a", "02:00")]),
+            ["vnet_configs[1].if_name", "vnet_configs[1].if_mac"]
+        );
+        let nic = ContainerPnetConfig {
+            netif: "../x".into(),
+            // What is wrong here is said when the container starts, and left out.
+            mac_filter: vec!["nonsense".into()],
+        };
+        assert_eq!(
+            changed(|c| c.net_ifaces = vec![nic]),
+            ["net_ifaces[0].netif"]
+        );
         let dns = Some("8.8.8.8; reboot".into());
         assert_eq!(changed(|c| c.dns_server = dns), ["dns_server"]);
         assert_eq!(

@@ -47,14 +47,36 @@ pub fn container_name(name: &str) -> Option<String> {
 }
 
 pub fn interface(name: &str) -> Option<String> {
-    let odd = |letter: char| letter.is_whitespace() || letter.is_control() || letter == ':';
+    // The kernel takes `%` as a place for a number.
+    let odd = |letter: char| letter.is_whitespace() || letter.is_control() || ":%".contains(letter);
     let good = name.len() <= INTERFACE_MAX && is_component(name) && !name.contains(odd);
     (!good).then(|| {
         format!(
-            "{name:?} is no name of a network interface: 1 to {INTERFACE_MAX} bytes, no `/`, `:` or white space, not \
-             `.` or `..`"
+            "{name:?} is no name of a network interface: 1 to {INTERFACE_MAX} bytes, no `/`, `:`, `%` or white space, \
+             not `.` or `..`"
         )
     })
+}
+
+/// An interface of a container: not the one that every network has.
+pub fn own_interface(name: &str) -> Option<String> {
+    let taken = || (name == "lo").then(|| "`lo` is the loopback interface".into());
+    interface(name).or_else(taken)
+}
+
+/// The address of an Ethernet interface.
+pub fn mac(text: &str) -> Option<String> {
+    let byte = |word: &str| word.len() == 2 && word.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let good = text.split(':').count() == 6 && text.split(':').all(byte);
+    (!good).then(|| format!("{text:?} is no MAC address such as 02:fc:00:00:00:01"))
+}
+
+/// An interface of the host, by name or address.
+pub fn host_interface(text: &str) -> Option<String> {
+    match mac(text) {
+        None => None,
+        Some(_) => own_interface(text).map(|wrong| format!("{wrong}; nor is it a MAC address")),
+    }
 }
 
 /// Empty is none.
@@ -115,6 +137,24 @@ mod tests {
             assert!(!is_component(bad), "{bad:?}");
         }
         assert!(is_component("root") && is_component("..."));
+    }
+
+    #[test]
+    fn an_interface_of_the_host_is_a_name_or_an_address() {
+        for good in ["eth0", "02:fc:00:00:00:01", "02:FC:00:00:00:01", "cafe"] {
+            assert_eq!(host_interface(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            "lo",
+            "../x",
+            "sixteen-bytes-xx",
+            "02:fc:00:00:00",
+            "02:fc:00:00:00:0g",
+            "eth%d",
+        ] {
+            assert!(host_interface(bad).is_some(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,0 +1,90 @@
+//! The daemon is killed at every step of what connects a container. Afterwards the network card is inside or at home,
+//! never lost, and the host's network is what it was as soon as the container has stopped.
+
+use std::fs;
+
+use cml_integration::{Daemon, Network, eventually};
+
+use crate::power_cuts::{Cut, everywhere};
+
+fn daemon() -> (Daemon, Network) {
+    let daemon = Daemon::default();
+    let world = Network::default();
+    daemon.host().join("nic0", &world, "nic0");
+    daemon.host().run(
+        "ip link set nic0 address 02:00:00:00:00:01 mtu 1400 && ip addr add 10.9.0.1/24 dev nic0 && ip link set nic0 up",
+    );
+    world.run("ip link set nic0 up");
+    daemon.host().carries("nic0");
+    daemon.create(
+        "name: \"web\"\nguest_os: \"busybox\"\ntoken_type: NONE\nnet_ifaces { netif: \"nic0\" }\n",
+    );
+    (daemon, world)
+}
+
+/// What matters of the host's network; what the kernel makes by itself comes and goes in its own time.
+fn picture(daemon: &Daemon) -> String {
+    let all = daemon.host().picture();
+    let lines = all
+        .lines()
+        .filter(|line| !line.contains("fe80:") && !line.contains("_lft"));
+    lines.map(|line| line.to_owned() + "\n").collect()
+}
+
+#[track_caller]
+fn settles(daemon: &Daemon, before: &str) {
+    // It may be stopped, or stopping, already.
+    daemon.control().run(&["stop", "web"]);
+    daemon.wait_for("web", "STOPPED");
+    eventually("the host's network is what it was", || {
+        (picture(daemon) == before).then_some(())
+    });
+}
+
+/// How netlink is talked to, records are replaced, and namespaces are named and entered.
+const STEPS: [&str; 4] = ["sendto", "rename", "move_mount", "setns"];
+
+#[test]
+fn a_start_that_is_cut_off_anywhere_loses_no_interface() {
+    let (mut daemon, _world) = daemon();
+    let before = picture(&daemon);
+    everywhere(&STEPS, |call, n| {
+        let cut = Cut::attach(&daemon, call, n);
+        let done = daemon.control().run(&["start", "web"]).status == 0;
+        cut.end(&mut daemon);
+        settles(&daemon, &before);
+        done
+    });
+}
+
+#[test]
+fn a_stop_that_is_cut_off_anywhere_loses_no_interface() {
+    let (mut daemon, _world) = daemon();
+    let before = picture(&daemon);
+    everywhere(&STEPS, |call, n| {
+        daemon.control().ok(&["start", "web"]);
+        daemon.wait_for("web", "RUNNING");
+        let before_it = stops_logged(&daemon);
+        let cut = Cut::attach(&daemon, call, n);
+        let stopping = daemon.control().run(&["stop", "web"]).status == 0;
+        let done = stopping && stops(&daemon, before_it);
+        cut.end(&mut daemon);
+        settles(&daemon, &before);
+        done
+    });
+}
+
+fn stops_logged(daemon: &Daemon) -> usize {
+    daemon.log().matches("state=\"STOPPED\"").count()
+}
+
+/// Whether the container has stopped once more before the daemon dies. It is not asked, as it would be cut off by its
+/// own answers.
+fn stops(daemon: &Daemon, before: usize) -> bool {
+    let status = format!("/proc/{}/status", daemon.pid());
+    eventually("an end of container or daemon", || {
+        let dead = fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"));
+        let stopped = stops_logged(daemon) > before;
+        (dead || stopped).then_some(stopped)
+    })
+}

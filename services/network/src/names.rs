@@ -1,0 +1,157 @@
+//! What is ours on a machine that others use as well: a group of interfaces, a table of rules, and names.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use cml_sys::net::{address::Address, mac::Mac};
+
+/// What tells this device, and what it makes in the kernel, from every other: the random part of its range of
+/// local IPv6 addresses (RFC 4193).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity(pub [u8; 5]);
+
+/// The first bytes of our groups, so that small numbers, which people use, are not hit.
+const ROUTED: u8 = b'c';
+const BRIDGED: u8 = b'f';
+
+impl Identity {
+    fn group_of(self, first: u8) -> u32 {
+        let [a, b, c, ..] = self.0;
+        u32::from_be_bytes([first, a, b, c])
+    }
+
+    /// The group of the host's ends of virtual interfaces, and of nothing else.
+    pub fn group(self) -> u32 {
+        self.group_of(ROUTED)
+    }
+
+    /// The group of what filtered interfaces need. Some kernels have bridged packets pass the rules for routed ones, which
+    /// must not mean these.
+    pub fn bridged_group(self) -> u32 {
+        self.group_of(BRIDGED)
+    }
+
+    /// Whether an interface of this group is ours.
+    pub fn owns(self, group: u32) -> bool {
+        [self.group(), self.bridged_group()].contains(&group)
+    }
+
+    /// The name of our table of rules.
+    pub fn table(self) -> String {
+        let [a, b, c, ..] = self.0;
+        format!("cml_{a:02x}{b:02x}{c:02x}")
+    }
+}
+
+/// One of the networks between host and a container: 172.23.N.0/24 (runtime.md 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// N.
+    pub number: u8,
+    /// Whose.
+    pub identity: Identity,
+}
+
+const V4_PREFIX: u8 = 24;
+const V6_PREFIX: u8 = 64;
+
+impl Subnet {
+    fn v4(self, host: u8) -> Address {
+        Address::new(Ipv4Addr::new(172, 23, self.number, host), V4_PREFIX)
+    }
+
+    fn v6(self, host: u16) -> Address {
+        let [a, b, c, d, e] = self.identity.0;
+        let word = |high, low| u16::from_be_bytes([high, low]);
+        let number = self.number.into();
+        let ip = Ipv6Addr::new(word(0xfd, a), word(b, c), word(d, e), number, 0, 0, 0, host);
+        Address::new(ip, V6_PREFIX)
+    }
+
+    /// The addresses of the host's end.
+    pub fn host(self) -> [Address; 2] {
+        [self.v4(1), self.v6(1)]
+    }
+
+    /// The addresses of the container's end.
+    pub fn container(self) -> [Address; 2] {
+        [self.v4(2), self.v6(2)]
+    }
+
+    /// Whether an address that somebody has lies in the IPv4 network.
+    pub fn holds(self, address: &Address) -> bool {
+        matches!(address.ip, std::net::IpAddr::V4(ip) if ip.octets()[..3] == [172, 23, self.number])
+    }
+
+    /// What the host's end is called unless the configuration names it.
+    pub fn host_end(self) -> String {
+        format!("cmlv{}", self.number)
+    }
+}
+
+/// The MAC address of a container's virtual interface that was given none: the same at every start. The UUID's first
+/// bytes are random.
+pub fn made_up_mac(uuid: &[u8; 16], index: usize) -> Mac {
+    let [a, b, c, d, e, f, ..] = *uuid;
+    // A container has fewer interfaces than a byte has values.
+    Mac([a, b, c, d, e, f.wrapping_add(index as u8)]).local()
+}
+
+/// What filters an interface of the host (runtime.md 4.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterNames {
+    /// The number of the interface.
+    pub index: u32,
+    /// The bridge.
+    pub bridge: String,
+    /// The port of the bridge that leads to the container.
+    pub port: String,
+}
+
+/// Names after the number of the interface, which fit where its name might not.
+pub fn filter_names(index: u32) -> FilterNames {
+    FilterNames {
+        index,
+        bridge: format!("cmlb{index}"),
+        port: format!("cmlf{index}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cml_sys::net::link::is_name;
+
+    use super::*;
+
+    #[test]
+    fn names_and_addresses_are_the_ones_of_the_reference() {
+        let identity = Identity([0x3f, 0x2a, 0x11, 0, 1]);
+        let subnet = Subnet {
+            number: 7,
+            identity,
+        };
+        let ips = |all: [Address; 2]| all.map(|one| format!("{}/{}", one.ip, one.prefix));
+        assert_eq!(ips(subnet.host()), ["172.23.7.1/24", "fd3f:2a11:1:7::1/64"]);
+        assert_eq!(
+            ips(subnet.container()),
+            ["172.23.7.2/24", "fd3f:2a11:1:7::2/64"]
+        );
+        assert!(subnet.holds(&Address::new([172, 23, 7, 9], 16)));
+        assert!(!subnet.holds(&Address::new([172, 23, 8, 1], 16)));
+        assert_eq!(identity.table(), "cml_3f2a11");
+        assert_eq!(identity.group(), 0x633f_2a11);
+        let names = filter_names(u32::MAX);
+        assert!(
+            [&names.bridge, &names.port]
+                .into_iter()
+                .all(|name| is_name(name))
+        );
+    }
+
+    #[test]
+    fn made_up_addresses_differ_within_a_container_and_between_containers() {
+        let macs = [([5; 16], 0), ([5; 16], 1), ([6; 16], 0)].map(|(id, at)| made_up_mac(&id, at));
+        assert!(macs.iter().all(|mac| mac.is_station()));
+        assert!(macs[0] != macs[1] && macs[0] != macs[2]);
+        assert_eq!(macs[0], made_up_mac(&[5; 16], 0));
+    }
+}

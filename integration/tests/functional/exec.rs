@@ -26,8 +26,20 @@ fn status_output_and_complaints_come_back_apart() {
     let absent = daemon
         .control()
         .run(&["run", "web", "nopty", "no-such-program"]);
-    assert_eq!(absent.status, 126);
+    assert_eq!(absent.status, 127);
     assert!(absent.err.contains("no-such-program"), "{absent:?}");
+    // Something that is there and cannot be run, and a place to run it in that is not there.
+    for words in [
+        &["/etc/passwd"][..],
+        &["/etc"],
+        &["-w", "/nowhere", "web", "true"],
+    ] {
+        let run = match words {
+            [one] => vec!["run", "-T", "web", one],
+            words => [&["run", "-T"], words].concat(),
+        };
+        assert_eq!(daemon.control().run(&run).status, 126, "{run:?}");
+    }
 }
 
 #[test]
@@ -83,6 +95,68 @@ fn a_command_gets_environment_directory_and_nothing_of_the_daemon() {
     assert_eq!(names, ["COLOUR", "HOME", "PATH"]);
     let strange = ["run", "-T", "-w", "/proc/self/fd/3", "web", "pwd"];
     assert_eq!(daemon.control().run(&strange).status, 126);
+}
+
+#[test]
+fn a_command_runs_as_the_user_that_it_is_told() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let run = |user: &str, script: &str| {
+        let words = ["run", "-T", "-u", user, "web", "sh", "-c", script];
+        daemon.control().run(&words)
+    };
+    let passwd = daemon
+        .control()
+        .ok(&["run", "-T", "web", "cat", "/etc/passwd"]);
+    assert!(passwd.out.contains("root:x:0:0:"), "{passwd:?}");
+    let by_number = run(
+        "1234:567",
+        "id -u; id -g; id -G; echo $HOME; grep CapEff /proc/self/status",
+    );
+    assert_eq!(
+        by_number.out, "1234\n567\n567\n/\nCapEff:\t0000000000000000\n",
+        "{by_number:?}"
+    );
+    let root = run("root", "id -u; echo $HOME");
+    assert_eq!(root.out, "0\n/root\n", "{root:?}");
+    let said = [
+        "run",
+        "-T",
+        "-u",
+        "1234",
+        "-e",
+        "HOME=/x",
+        "web",
+        "sh",
+        "-c",
+        "echo $HOME",
+    ];
+    assert_eq!(daemon.control().ok(&said).out, "/x\n");
+    // What root alone may read, it may not.
+    let secret = run("1234", "cat /etc/shadow /proc/1/environ");
+    assert_ne!(secret.status, 0);
+    for nobody in ["ghost", "web:ghost", "-1", "4294967294"] {
+        let refused = run(nobody, "true");
+        assert_eq!(refused.status, 126, "{nobody}: {refused:?}");
+        assert!(refused.err.contains("user"), "{nobody}: {refused:?}");
+    }
+}
+
+#[test]
+fn the_terminal_belongs_to_the_user() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let mut client = daemon.client();
+    let mut request = exec(
+        &uuid,
+        true,
+        &["sh", "-c", "stat -c %u $(tty); echo x >$(tty)"],
+    );
+    request.exec_user = Some("1234".into());
+    client.send(&request);
+    let (bytes, status) = finish(&mut client);
+    assert_eq!(String::from_utf8_lossy(&bytes), "1234\r\nx\r\n");
+    assert_eq!(status, 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod devices;
+mod emulate;
 mod enter;
 mod guest;
 mod isolate;
@@ -13,6 +14,7 @@ mod kernelfs;
 mod service;
 mod supervise;
 mod toolbox;
+mod user;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -68,6 +70,7 @@ fn obey(channel: &Channel) -> Result<(), Failure> {
             path,
             user_namespace,
         } => enter::bind_service(channel, fds, &path, user_namespace),
-        ToInit::Go => Err("no order before it").stage("receive the order"),
+        ToInit::Emulate => emulate::run(channel, fds),
+        ToInit::Go | ToInit::Serve => Err("no order before it").stage("receive the order"),
     }
 }

@@ -47,7 +47,18 @@ pub struct Prepared {
     pub init: ChosenInit,
     /// The listening service socket.
     pub service: Option<OwnedFd>,
+    /// The system calls that are to be done for it.
+    pub calls: Option<Calls>,
     channel: Channel,
+}
+
+/// System calls of a container that wait for somebody who does them.
+#[derive(Debug)]
+pub struct Calls {
+    /// Where they arrive.
+    pub listener: OwnedFd,
+    /// The user namespace of the container.
+    pub user_namespace: OwnedFd,
 }
 
 /// Brings a container to the point where its init is about to run. On an error nothing is left of the
@@ -61,19 +72,21 @@ pub fn prepare(
     trees: &[Tree<'_>],
     group: &Group,
 ) -> Result<Prepared> {
-    let unified = group.open_unified()?;
+    group.delegate(plan.ids)?;
+    let unified = group.open_child()?;
     let namespaces = Namespaces {
         user: plan.ids.is_some(),
         net: plan.own_network,
     };
     let spawned = spawn(program, c"cml-init", Some(namespaces), unified.as_ref())?;
     match hand_over(&spawned, plan, trees, group) {
-        Ok((init, service, start_time)) => Ok(Prepared {
+        Ok(put_together) => Ok(Prepared {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
-            start_time,
-            init,
-            service,
+            start_time: put_together.start_time,
+            init: put_together.init,
+            service: put_together.service,
+            calls: put_together.calls,
             channel: spawned.channel,
         }),
         Err(error) => {
@@ -89,21 +102,28 @@ fn put_away(process: &OwnedFd) {
     let _ = pidfd::wait(process, PREPARE_PATIENCE);
 }
 
+/// What is known of a container when it is put together.
+struct PutTogether {
+    start_time: u64,
+    init: ChosenInit,
+    service: Option<OwnedFd>,
+    calls: Option<Calls>,
+}
+
 fn hand_over(
     spawned: &Spawned,
     launch: &LaunchPlan,
     trees: &[Tree<'_>],
     group: &Group,
-) -> Result<(ChosenInit, Option<OwnedFd>, u64)> {
+) -> Result<PutTogether> {
     let start_time = crate::proc::start_time(spawned.pid)?;
     group.add_to_v1(spawned.pid)?;
-    let userns = launch
-        .ids
-        .map(|ids| map_ids(spawned.pid, ids))
-        .transpose()?;
+    launch.ids.map_or(Ok(()), |ids| map_ids(spawned.pid, ids))?;
+    let user_namespace = user_namespace(spawned.pid)?;
+    let userns = launch.ids.and(Some(&user_namespace));
     let trees: Vec<OwnedFd> = trees
         .iter()
-        .map(|tree| copy_for_guest(tree, userns.as_ref()))
+        .map(|tree| copy_for_guest(tree, userns))
         .collect::<Result<_>>()?;
     let text = plan::seal(launch)?;
     spawned.release()?;
@@ -113,7 +133,18 @@ fn hand_over(
         .collect();
     spawned.channel.send(&ToInit::Launch, &fds)?;
     match spawned.channel.receive(Some(PREPARE_PATIENCE))? {
-        (FromInit::Prepared(init), fds) => Ok((init, fds.into_iter().next(), start_time)),
+        (FromInit::Prepared { init, listener }, mut fds) => {
+            let listener = listener.then(|| fds.pop()).flatten();
+            Ok(PutTogether {
+                start_time,
+                init,
+                service: fds.into_iter().next(),
+                calls: listener.map(|listener| Calls {
+                    listener,
+                    user_namespace,
+                }),
+            })
+        }
         (FromInit::Failed { stage, reason }, _) => Err(Error::failed(stage, &reason)),
         (other, _) => Err(Error::invalid(
             "launch",
@@ -123,11 +154,15 @@ fn hand_over(
     }
 }
 
-fn map_ids(pid: i32, ids: IdRange) -> Result<OwnedFd> {
+fn map_ids(pid: i32, ids: IdRange) -> Result<()> {
     for map in ["uid_map", "gid_map"] {
         let path = format!("/proc/{pid}/{map}");
         fs::write(&path, ids.map_line()).context("write", path)?;
     }
+    Ok(())
+}
+
+fn user_namespace(pid: i32) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/user");
     Ok(File::open(&path).context("open", path)?.into())
 }

@@ -28,7 +28,9 @@ demo: build ## The main job, from an empty directory to a removed container, exp
 programs: deps
 	cargo build --locked -p cmld -p control-cli
 	$(STATIC) -p cml-init -p cml-probe
-	@install -D -t target/debug/static target/$(HOST)/debug/cml-init target/$(HOST)/debug/cml-probe
+	$(STATIC) -p cml-sys --example hostile
+	@install -D -t target/debug/static target/$(HOST)/debug/cml-init target/$(HOST)/debug/cml-probe \
+	  target/$(HOST)/debug/examples/hostile
 
 unit: deps ## Run the tests that need no daemon
 	cargo test --workspace --locked --exclude cml-integration

@@ -2,7 +2,10 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod containment;
+mod control_groups;
 mod executables;
 mod hostile_images;
 mod inheritance;
+mod kernel_files;
 mod secrets;
+mod system_calls;

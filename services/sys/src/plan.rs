@@ -271,9 +271,15 @@ pub fn unseal<P: DeserializeOwned>(plan: OwnedFd) -> crate::Result<P> {
 pub const MASKED: &[&str] = &[
     "/proc/kcore",
     "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
+    "/proc/pagetypeinfo",
+    "/proc/slabinfo",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/vmallocinfo",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/acpi",
@@ -295,8 +301,10 @@ pub const READ_ONLY: &[&str] = &[
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Dropped even where a user namespace confines root (runtime.md 2.5): LINUX_IMMUTABLE, IPC_OWNER, SYS_MODULE,
-/// SYS_PTRACE, SYS_PACCT, LEASE, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG.
-const DROPPED_ALWAYS: &[u32] = &[9, 15, 16, 19, 20, 28, 30, 31, 32, 33, 34];
+/// SYS_PTRACE, SYS_PACCT, LEASE, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG. And SYS_RAWIO, which the
+/// kernel only asks the host's root for: systemd takes it as the sign of a real machine, and then fails to mount
+/// the kernel's debugging file systems.
+const DROPPED_ALWAYS: &[u32] = &[9, 15, 16, 17, 19, 20, 28, 30, 31, 32, 33, 34];
 
 /// What root keeps where no user namespace confines it (docs/adr/0005-capabilities.md): CHOWN, DAC_OVERRIDE,
 /// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_BROADCAST, SYS_CHROOT, SYS_BOOT,

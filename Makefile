@@ -1,6 +1,6 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build programs demo test test-device unit integration lint bench fuzz audit debian
+.PHONY: help deps build programs demo test test-debian test-device unit integration lint bench fuzz audit debian
 
 PACKAGES := btrfs-progs build-essential busybox-static e2fsprogs libssl-dev openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
@@ -47,6 +47,9 @@ test-device: programs ## Run the tests that need device-mapper, in a machine of 
 	@integration/deps.sh $(DEVICE_PACKAGES)
 	cargo test --locked -p cml-integration --test functional -- command_line
 	integration/vm/test-device.sh
+
+test-debian: programs debian ## Run the tests of a guest with systemd (as root, minutes)
+	integration/clean.sh cargo test --locked -p cml-integration --test functional -- --ignored debian
 
 lint: deps ## Lint; warnings are errors
 	cargo fmt --all --check

@@ -7,5 +7,6 @@ mod executables;
 mod hostile_images;
 mod inheritance;
 mod kernel_files;
+mod report;
 mod secrets;
 mod system_calls;

@@ -173,13 +173,15 @@ pub(crate) fn keep_only(kept: impl Fn(u32) -> bool) -> Result<()> {
     Ok(())
 }
 
-/// The last thing before a program of the guest runs: own session, no descriptor but 0, 1, 2 after the exec
-/// (SEC-02).
+/// The last thing before a program of the guest runs: own session, every signal at its default, no descriptor but
+/// 0, 1, 2 after the exec (SEC-02).
 pub(crate) fn last_steps() -> Result<()> {
     // The leader of a session cannot found another one; then it has one already.
     let _ = rustix::process::setsid();
-    // SAFETY: close_range only sets flags.
+    // SAFETY: the default of a signal needs no handler, and close_range only sets flags.
     let done = unsafe {
+        // Our own runtime ignores it, and that would outlive the exec: `yes | head` would complain.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::syscall(
             libc::SYS_close_range,
             3,

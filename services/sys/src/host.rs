@@ -7,10 +7,12 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::FileType;
+
 use crate::{
     cgroup::Group,
     channel::Channel,
-    error::{Context, Error, Result},
+    error::{Context, Error, Result, explained},
     idmap::IdRange,
     memfd,
     mount::{self, Restrict},
@@ -175,8 +177,29 @@ fn copy_for_guest(tree: &Tree<'_>, userns: Option<&OwnedFd>) -> Result<OwnedFd> 
         no_dev: true,
         ..Restrict::default()
     };
-    mount::set_attributes(&copy, restrict, userns.map(AsFd::as_fd))?;
-    Ok(copy)
+    let mapped = mount::set_attributes(&copy, restrict, userns.map(AsFd::as_fd));
+    let refusal = match mapped {
+        Err(error) if userns.is_some() && cannot_map(&error) => error,
+        other => return other.map(|()| copy),
+    };
+    // Who may only read a file needs no owner that it knows; everybody may read it or not.
+    let stat = rustix::fs::fstat(tree.source).context("inspect", "file")?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if tree.read_only && is_file && stat.st_mode & 0o004 != 0 {
+        mount::set_attributes(&copy, restrict, None)?;
+        return Ok(copy);
+    }
+    let advice = "this kernel cannot give the files of such a file system other owners: use squashfs, erofs or \
+                  ext4 and Linux 6.2 or newer, or `userns: false`";
+    Err(explained(refusal.errno().unwrap_or(libc::EINVAL), advice)).context(refusal.action, "image")
+}
+
+/// The kernel's answers about file systems that it cannot show with other owners.
+fn cannot_map(error: &Error) -> bool {
+    matches!(
+        error.errno(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM)
+    )
 }
 
 impl Prepared {
@@ -211,4 +234,54 @@ impl Prepared {
 pub fn load_init(path: &Path) -> Result<OwnedFd> {
     let mut file = File::open(path).context("open", path.display())?;
     memfd::sealed("cml-init", &mut file)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Overlays are what this kernel cannot show with other owners.
+    #[test]
+    fn a_file_that_cannot_get_other_owners_is_shown_if_everybody_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("below");
+        fs::create_dir(&below).unwrap();
+        let file = below.join("file");
+        fs::write(&file, "content").unwrap();
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        let layers = format!("{}:{}", below.display(), empty.display());
+        let options = [("lowerdir", layers.as_str())];
+        let overlay = mount::create("overlay", &options, Restrict::default()).unwrap();
+        let namespaces = Namespaces {
+            user: true,
+            net: false,
+        };
+        let program = File::open("/bin/true").unwrap().into();
+        let spawned = spawn(&program, c"holder", Some(namespaces), None).unwrap();
+        map_ids(spawned.pid, IdRange::of_slot(0).unwrap()).unwrap();
+        let userns = user_namespace(spawned.pid).unwrap();
+        let copy = |name: &str, read_only| {
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+            let open = rustix::fs::openat(&overlay, name, flags, rustix::fs::Mode::empty());
+            let open = open.unwrap();
+            let tree = Tree {
+                source: open.as_fd(),
+                read_only,
+                no_suid: true,
+            };
+            copy_for_guest(&tree, Some(&userns))
+        };
+        assert!(copy("file", true).is_ok());
+        for (name, read_only) in [("file", false), (".", true)] {
+            let refused = copy(name, read_only).unwrap_err().to_string();
+            assert!(refused.contains("userns: false"), "{refused}");
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(copy("file", true).is_err());
+        put_away(&spawned.pidfd);
+    }
 }

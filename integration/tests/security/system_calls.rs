@@ -323,6 +323,13 @@ fn calls_are_done_for_the_guest_of_a_daemon_that_was_started_again() {
     daemon.crash();
     daemon.start();
     assert_eq!(daemon.state("web"), "RUNNING");
+    // It keeps nothing mounted that the daemon had.
+    let emulator = daemon.record(&uuid)["running"]["emulator"]["pid"].clone();
+    eventually("its own mounts", || {
+        let mounts = fs::read_to_string(format!("/proc/{emulator}/mounts")).unwrap();
+        let foreign = mounts.contains("/dev/loop") || mounts.contains(" /tmp");
+        (!foreign).then_some(())
+    });
     daemon
         .control()
         .ok(&["run", "-T", "web", "touch", "/tmp/go"]);
@@ -334,7 +341,6 @@ fn calls_are_done_for_the_guest_of_a_daemon_that_was_started_again() {
     });
     let report = daemon.hostile("web", &[], "nodes /tmp/b");
     all(&report, &["null", "zero"], 0);
-    let emulator = daemon.record(&uuid)["running"]["emulator"]["pid"].clone();
     daemon.control().ok(&["stop", "web"]);
     daemon.wait_for("web", "STOPPED");
     let status = fs::read_to_string(format!("/proc/{emulator}/status")).unwrap_or_default();

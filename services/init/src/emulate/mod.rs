@@ -8,6 +8,7 @@
 
 mod caller;
 mod clock;
+mod home;
 mod module;
 mod node;
 mod sysinfo;
@@ -67,6 +68,7 @@ pub(crate) fn run(channel: &Channel, fds: Vec<OwnedFd>) -> Result<(), Failure> {
     rustix::process::setsid().stage("leave the session")?;
     park(port)?;
     let plan: EmulatorPlan = cml_sys::plan::unseal(plan).stage("read the plan")?;
+    home::settle().stage("leave the daemon's mounts")?;
     let kept = |number: &u32| {
         KEPT.contains(number)
             || (*number == SYS_TIME && plan.set_time)

@@ -1,6 +1,6 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build programs demo test test-device unit integration lint bench fuzz audit debian
+.PHONY: help deps build programs demo test test-debian test-device unit integration lint bench fuzz audit debian
 
 PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs iproute2 libssl-dev nftables openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
@@ -28,7 +28,9 @@ demo: build ## The main job, from an empty directory to a removed container, exp
 programs: deps
 	cargo build --locked -p cmld -p control-cli
 	$(STATIC) -p cml-init -p cml-probe
-	@install -D -t target/debug/static target/$(HOST)/debug/cml-init target/$(HOST)/debug/cml-probe
+	$(STATIC) -p cml-sys --example hostile
+	@install -D -t target/debug/static target/$(HOST)/debug/cml-init target/$(HOST)/debug/cml-probe \
+	  target/$(HOST)/debug/examples/hostile
 
 unit: deps ## Run the tests that need no daemon
 	cargo test --workspace --locked --exclude cml-integration
@@ -45,6 +47,9 @@ test-device: programs ## Run the tests that need device-mapper, in a machine of 
 	@integration/deps.sh $(DEVICE_PACKAGES)
 	cargo test --locked -p cml-integration --test functional -- command_line
 	integration/vm/test-device.sh
+
+test-debian: programs debian ## Run the tests of a guest with systemd (as root, minutes)
+	integration/clean.sh cargo test --locked -p cml-integration --test functional -- --ignored debian
 
 lint: deps ## Lint; warnings are errors
 	cargo fmt --all --check

@@ -447,6 +447,9 @@ pub struct Run {
     /// Working directory in the container
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
+    /// User in the container, as its own files name it; default: its root
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
     /// Name or UUID
     pub container: String,
     /// The command with its arguments
@@ -675,12 +678,13 @@ mod tests {
 
     #[test]
     fn the_command_of_run_keeps_its_own_options() {
-        let run = run("control run -e A=1 -w /srv -e B=2 c ls -e -T --pty x");
+        let run = run("control run -e A=1 -w /srv -u web -e B=2 c ls -e -T -u --pty x");
         assert_eq!(run.env, ["A=1", "B=2"]);
         assert_eq!(run.workdir.as_deref(), Some("/srv"));
+        assert_eq!(run.user.as_deref(), Some("web"));
         let (wish, argv) = run.split();
         assert_eq!(wish, PtyWish::Unsaid);
-        assert_eq!(argv, ["ls", "-e", "-T", "--pty", "x"]);
+        assert_eq!(argv, ["ls", "-e", "-T", "-u", "--pty", "x"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod render;
 mod resolve;
 mod store;
 mod tty;
+mod warden;
 
 use std::{
     env,
@@ -23,6 +24,9 @@ use std::{
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if warden::serve(env::args_os()).is_some() {
+        return ExitCode::SUCCESS;
+    }
     tty::restore_on_panic();
     let cli = cli::Cli::parse_from(cli::normalise(env::args_os()));
     // The output of `run` belongs to the program that it runs.

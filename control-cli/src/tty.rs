@@ -23,6 +23,8 @@ use signal_hook::{
     low_level::emulate_default_handler,
 };
 
+use crate::warden::Warden;
+
 /// The terminal does not do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum TtyError {
@@ -46,6 +48,21 @@ pub enum Mode {
     Hidden,
 }
 
+impl Mode {
+    /// What becomes of these modes.
+    pub fn of(self, original: &Termios) -> Termios {
+        let mut modes = original.clone();
+        match self {
+            Self::Raw => modes.make_raw(),
+            Self::Hidden => {
+                modes.local_modes -= LocalModes::ECHO;
+                modes.local_modes |= LocalModes::ECHONL;
+            }
+        }
+        modes
+    }
+}
+
 struct Modes {
     original: Termios,
     ours: Termios,
@@ -55,7 +72,10 @@ static CHANGED: Mutex<Option<Modes>> = Mutex::new(None);
 
 /// While it lives, standard input has another mode.
 #[derive(Debug)]
-pub struct Guard(());
+pub struct Guard {
+    /// Without one the terminal is only safe from what can be caught.
+    _warden: Option<Warden>,
+}
 
 impl Guard {
     /// Changes the mode of standard input; does nothing if that is not a terminal.
@@ -67,16 +87,11 @@ impl Guard {
             return Ok(None);
         }
         let original = tcgetattr(stdio::stdin()).map_err(modes)?;
-        let mut ours = original.clone();
-        match mode {
-            Mode::Raw => ours.make_raw(),
-            Mode::Hidden => {
-                ours.local_modes -= LocalModes::ECHO;
-                ours.local_modes |= LocalModes::ECHONL;
-            }
-        }
+        let ours = mode.of(&original);
         watch_signals()?;
-        let guard = Self(());
+        let guard = Self {
+            _warden: Warden::start(mode).ok(),
+        };
         let mut changed = CHANGED.lock().unwrap_or_else(PoisonError::into_inner);
         tcsetattr(stdio::stdin(), OptionalActions::Now, &ours).map_err(modes)?;
         *changed = Some(Modes { original, ours });

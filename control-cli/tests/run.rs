@@ -285,6 +285,37 @@ fn a_signal_restores_the_terminal() {
 }
 
 #[test]
+fn a_client_that_is_killed_leaves_a_sane_terminal() {
+    let (_master, slave) = terminal();
+    let (running, is_running) = mpsc::channel();
+    let seen = slave.try_clone().unwrap();
+    let daemon = Daemon::start(move |peer| {
+        exec(peer);
+        while !is_raw(&seen) {
+            std::thread::yield_now();
+        }
+        running.send(()).unwrap();
+        // The second process holds no connection to the daemon.
+        while peer.next().is_some() {}
+    });
+    let mut client = daemon
+        .control(&["run", "-t", "c", "sh"])
+        .stdin(slave.try_clone().unwrap())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    is_running.recv().unwrap();
+    client.kill().unwrap();
+    client.wait().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while is_raw(&slave) && std::time::Instant::now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(!is_raw(&slave));
+    daemon.finish();
+}
+
+#[test]
 fn a_new_window_size_is_told() {
     let (_master, slave) = terminal();
     let (running, is_running) = mpsc::channel();

@@ -89,6 +89,7 @@ fn request(run: &Run, argv: &[String], pty: bool, uuid: &str) -> ControllerToDae
         exec_rows: size.map(|(_, rows)| rows),
         exec_env: run.env.clone(),
         exec_workdir: run.workdir.clone(),
+        exec_user: run.user.clone(),
         exec_separate_output: (!pty).then_some(true),
         exec_extended: Some(true),
         ..client::about(Command::ContainerExecCmd, uuid)

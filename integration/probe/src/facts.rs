@@ -28,12 +28,14 @@ pub fn all() -> Value {
     })
 }
 
-fn words(path: &str) -> Vec<String> {
+/// The words of a file.
+pub fn words(path: &str) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.split_whitespace().map(ToOwned::to_owned).collect()
 }
 
-fn names(dir: &str) -> Vec<String> {
+/// The names in a directory, in order.
+pub fn names(dir: &str) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
@@ -43,7 +45,7 @@ fn names(dir: &str) -> Vec<String> {
 }
 
 /// The listing itself opens one more, which is not counted.
-fn descriptors() -> BTreeMap<String, String> {
+pub fn descriptors() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for name in names("/proc/self/fd") {
         if let Ok(target) = fs::read_link(Path::new("/proc/self/fd").join(&name)) {
@@ -53,7 +55,8 @@ fn descriptors() -> BTreeMap<String, String> {
     found
 }
 
-fn status(field: &str) -> String {
+/// A field of `/proc/self/status`.
+pub fn status(field: &str) -> String {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(field));
     line.unwrap_or_default().trim().to_owned()
@@ -70,7 +73,7 @@ fn namespaces() -> BTreeMap<String, String> {
 }
 
 /// Mount point, type and flags of every mount, in order.
-fn mounts() -> Vec<Value> {
+pub fn mounts() -> Vec<Value> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let lines = text.lines().filter_map(|line| {
         let (left, right) = line.split_once(" - ")?;

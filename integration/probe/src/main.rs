@@ -6,6 +6,7 @@ mod attack;
 mod audit;
 mod facts;
 mod guest;
+mod report;
 
 use std::{env, process::exit};
 
@@ -14,6 +15,7 @@ fn main() {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["facts"] => println!("{:#}", facts::all()),
+        ["report"] => println!("{:#}", report::report()),
         ["attack", "exe"] => println!("{:#}", attack::executables()),
         ["init", "service"] => guest::serve(true),
         ["init", "silent"] => guest::serve(false),
@@ -26,7 +28,7 @@ fn main() {
         ["fill", bytes] => guest::fill(bytes.parse().unwrap()),
         _ => {
             eprintln!(
-                "usage: probe facts | attack exe | init service|silent|stubborn | init exit N | audit fetch N|lie|wait | flood service | fill N"
+                "usage: probe facts | report | attack exe | init service|silent|stubborn | init exit N | audit fetch N|lie|wait | flood service | fill N"
             );
             exit(2);
         }

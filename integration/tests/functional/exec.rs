@@ -26,8 +26,20 @@ fn status_output_and_complaints_come_back_apart() {
     let absent = daemon
         .control()
         .run(&["run", "web", "nopty", "no-such-program"]);
-    assert_eq!(absent.status, 126);
+    assert_eq!(absent.status, 127);
     assert!(absent.err.contains("no-such-program"), "{absent:?}");
+    // Something that is there and cannot be run, and a place to run it in that is not there.
+    for words in [
+        &["/etc/passwd"][..],
+        &["/etc"],
+        &["-w", "/nowhere", "web", "true"],
+    ] {
+        let run = match words {
+            [one] => vec!["run", "-T", "web", one],
+            words => [&["run", "-T"], words].concat(),
+        };
+        assert_eq!(daemon.control().run(&run).status, 126, "{run:?}");
+    }
 }
 
 #[test]
@@ -83,6 +95,66 @@ fn a_command_gets_environment_directory_and_nothing_of_the_daemon() {
     assert_eq!(names, ["COLOUR", "HOME", "PATH"]);
     let strange = ["run", "-T", "-w", "/proc/self/fd/3", "web", "pwd"];
     assert_eq!(daemon.control().run(&strange).status, 126);
+}
+
+#[test]
+fn a_command_runs_as_the_user_that_it_is_told() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let run = |user: &str, script: &str| {
+        let words = ["run", "-T", "-u", user, "web", "sh", "-c", script];
+        daemon.control().run(&words)
+    };
+    let nobody = run("nobody", "id -u; id -g; echo $HOME");
+    assert_eq!(nobody.out, "65534\n65534\n/nonexistent\n", "{nobody:?}");
+    let by_number = run(
+        "1234:567",
+        "id -u; id -g; id -G; echo $HOME; grep CapEff /proc/self/status",
+    );
+    assert_eq!(
+        by_number.out, "1234\n567\n567\n/\nCapEff:\t0000000000000000\n",
+        "{by_number:?}"
+    );
+    let root = run("root", "id -u; echo $HOME");
+    assert_eq!(root.out, "0\n/root\n", "{root:?}");
+    let said = [
+        "run",
+        "-T",
+        "-u",
+        "1234",
+        "-e",
+        "HOME=/x",
+        "web",
+        "sh",
+        "-c",
+        "echo $HOME",
+    ];
+    assert_eq!(daemon.control().ok(&said).out, "/x\n");
+    // What root alone may read, it may not.
+    let secret = run("1234", "cat /etc/shadow /proc/1/environ");
+    assert_ne!(secret.status, 0);
+    for nobody in ["ghost", "nobody:ghost", "4294967294"] {
+        let refused = run(nobody, "true");
+        assert_eq!(refused.status, 126, "{nobody}: {refused:?}");
+        assert!(refused.err.contains("user"), "{nobody}: {refused:?}");
+    }
+}
+
+#[test]
+fn the_terminal_belongs_to_the_user() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let mut client = daemon.client();
+    let mut request = exec(
+        &uuid,
+        true,
+        &["sh", "-c", "stat -c %u $(tty); echo x >$(tty)"],
+    );
+    request.exec_user = Some("1234".into());
+    client.send(&request);
+    let (bytes, status) = finish(&mut client);
+    assert_eq!(String::from_utf8_lossy(&bytes), "1234\r\nx\r\n");
+    assert_eq!(status, 0);
 }
 
 #[test]
@@ -264,4 +336,70 @@ fn a_hundred_megabytes_arrive_complete_and_a_reader_that_stops_costs_no_memory()
         .zip((0..=255_u8).cycle())
         .position(|(got, sent)| *got != sent);
     assert_eq!(wrong, None);
+}
+
+#[test]
+fn a_hundred_megabytes_go_in_unchanged() {
+    use sha2::{Digest, Sha256};
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    let bytes: Vec<u8> = (0..=255_u8).cycle().take(100_000_000).collect();
+    let sum = daemon
+        .control()
+        .run_with(&["run", "-T", "web", "sha256sum"], &bytes);
+    let expected = hex::encode(Sha256::digest(&bytes));
+    assert_eq!(sum.out.split(' ').next(), Some(expected.as_str()));
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_holds_its_command_back() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let mut client = daemon.client();
+    client.send(&exec(&uuid, true, &["probe", "fill", "100000000"]));
+    client.reply().unwrap().exec_output.unwrap();
+    let before = daemon.resident_kib();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let grown = daemon.resident_kib().saturating_sub(before);
+    assert!(grown < 8 * 1024, "grew by {grown} KiB");
+    daemon.answers("web");
+    // Nor does it go on when its reader has gone.
+    drop(client);
+    eventually("its end", || {
+        let output = daemon.control().ok(&["run", "web", "nopty", "ps"]);
+        (!output.out.contains("fill 100000000")).then_some(())
+    });
+}
+
+/// Sessions whose client goes without a word.
+const ABORTED: usize = 200;
+
+#[test]
+fn aborted_sessions_leave_no_descriptor_anywhere() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    let emulator = daemon.record(&uuid)["running"]["emulator"]["pid"].clone();
+    let open = |pid: &str| {
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count()
+    };
+    let all = || (open(&daemon.pid().to_string()), open(&emulator.to_string()));
+    let abort = |round: usize| {
+        let mut client = daemon.client();
+        client.send(&exec(&uuid, round.is_multiple_of(2), &["sleep", "4343"]));
+        if round.is_multiple_of(3) {
+            daemon.answers("web");
+        }
+    };
+    abort(0);
+    daemon.answers("web");
+    let before = all();
+    (0..ABORTED).for_each(abort);
+    eventually("as many descriptors as before", || {
+        let now = all();
+        (now.0 <= before.0 && now.1 <= before.1).then_some(())
+    });
+    let left = daemon.control().ok(&["run", "web", "nopty", "ps"]);
+    assert!(!left.out.contains("sleep 4343"), "{left:?}");
 }

@@ -5,6 +5,7 @@ mod adoption;
 mod audit;
 mod command_line;
 mod configuration;
+mod debian;
 mod encryption;
 mod exec;
 mod freezer;

@@ -51,6 +51,22 @@ fn init_gets_the_configured_environment_and_nothing_else() {
 }
 
 #[test]
+fn signals_that_the_daemon_was_told_to_ignore_are_not_ignored_in_guests() {
+    let daemon = Daemon::new(cml_integration::Setup {
+        through: vec!["sh", "-c", "trap '' HUP QUIT USR1 TERM; exec \"$@\"", "sh"],
+        ..Default::default()
+    });
+    let uuid = daemon.running("web", "busybox");
+    let run = ["run", "-T", "web", "cat", "/proc/self/status"];
+    let of_command = daemon.control().ok(&run).out;
+    let of_init = fs::read_to_string(format!("/proc/{}/status", daemon.init_pid(&uuid))).unwrap();
+    for text in [of_command, of_init] {
+        assert!(text.contains("SigIgn:\t0000000000000000\n"), "{text}");
+        assert!(text.contains("SigBlk:\t0000000000000000\n"), "{text}");
+    }
+}
+
+#[test]
 fn starts_and_commands_leave_the_daemon_as_it_was() {
     let mut daemon = Daemon::default();
     daemon.add_guest("ends", |guest| {

@@ -2,7 +2,11 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod containment;
+mod control_groups;
 mod executables;
 mod hostile_images;
 mod inheritance;
+mod kernel_files;
+mod report;
 mod secrets;
+mod system_calls;

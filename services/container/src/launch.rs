@@ -17,6 +17,7 @@ use cml_bus::{
     secret::Key,
 };
 use cml_sys::{
+    emulator::Emulator,
     exec, file,
     host::{self, Tree},
     pidfd, proc,
@@ -26,7 +27,7 @@ use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE, text};
 use crate::{
     env::Env,
     network,
-    plan::{self, Planned, SERVICE_SOCKET, TreeSource},
+    plan::{self, Machine, Planned, SERVICE_SOCKET, TreeSource},
     record::{Facts, Found, Record, Running, Undo, unwind},
     view::Guest,
     volumes::{
@@ -51,6 +52,8 @@ pub struct Live {
     volumes: OpenVolumes,
     /// The listening service socket.
     pub service: Option<OwnedFd>,
+    /// Who does system calls for it.
+    pub emulator: Option<Arc<Emulator>>,
 }
 
 impl Live {
@@ -242,21 +245,25 @@ fn blocking_launch(
         true => Some(take_slot(env, id)?),
         false => None,
     };
-    let range = slot.map(|(_, range)| range);
-    let launched = plan::launch(config, resolved, access.setup, range)
+    let group = env.hierarchies.group(&id.to_string());
+    let machine = Machine {
+        ids: slot.map(|(_, range)| range),
+        own_groups: group.has_unified(),
+    };
+    let launched = plan::launch(config, resolved, access.setup, machine)
         .map_err(Failed::from)
         .and_then(|mut planned| {
             planned.launch.name_server = network::name_server(env, config, &planned.launch);
             let facts = Facts {
                 id_slot: slot.map(|(slot, _)| slot),
                 config: text::print_file(config),
-                own_network: config.netns(),
+                confinement: planned.launch.confinement.clone(),
                 init_env: planned.launch.init.env.clone(),
                 guest: Guest {
                     trust: resolved.installed.trust,
                     cryptfs: env.volumes.mode(id, container.volumes),
                 },
-                group: env.hierarchies.group(&id.to_string()),
+                group,
                 setup: access.setup,
             };
             attempt_or_undo(env, container, &planned, facts, access)
@@ -346,10 +353,24 @@ fn attempt(
     let trees: Vec<_> = opened.iter().map(Opened::tree).collect();
     let mut prepared = host::prepare(&env.program, &planned.launch, &trees, &group)?;
     network::connect(env, id, container.config, &prepared).inspect_err(|_| prepared.put_away())?;
-    prepared.go()?;
+    // Its init may make such a call at once.
+    let emulator = prepared.calls.take().map(|calls| {
+        let plan = plan::emulator(container.config, &group);
+        Emulator::start(&env.program, &plan, &calls)
+    });
+    let emulator = emulator.transpose()?.map(Arc::new);
+    prepared.go().inspect_err(|_| {
+        // The guest is gone, and so nothing is left to be done for it.
+        if let Some(emulator) = &emulator {
+            emulator.end();
+        }
+    })?;
     let images = opened.into_iter().filter_map(Opened::image).collect();
+    let mut running = Running::new(&prepared, facts);
+    running.emulator = emulator.as_ref().map(|emulator| emulator.identity);
     let mut live = Live {
-        running: Running::new(&prepared, facts),
+        running,
+        emulator,
         record,
         service: prepared.service.take(),
         pidfd: Arc::new(prepared.pidfd),
@@ -360,6 +381,9 @@ fn attempt(
     live.note(env, id).inspect_err(|_| {
         let _ = group.kill();
         let _ = pidfd::wait(&*live.pidfd, KILL_PATIENCE);
+        if let Some(emulator) = &live.emulator {
+            emulator.end();
+        }
     })?;
     Ok(live)
 }
@@ -505,7 +529,15 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
     let service = service
         .inspect_err(|error| tracing::warn!(container = %id, %error, "the guest cannot report"))
         .ok();
+    let emulator = running.emulator.map(Emulator::find).transpose();
+    let emulator = emulator
+        .inspect_err(
+            |error| tracing::warn!(container = %id, %error, "nobody does its system calls"),
+        )
+        .ok()
+        .flatten();
     Some(Live {
+        emulator: emulator.map(Arc::new),
         record: record.clone(),
         running,
         pidfd: Arc::new(pidfd),
@@ -523,6 +555,7 @@ pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVo
         mut record,
         images,
         volumes,
+        emulator,
         ..
     } = live;
     let keeps = reboots && !volumes.is_empty();
@@ -556,6 +589,10 @@ pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVo
         Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
     }
     drop(images);
+    // Last: it ends when the last process of the container has gone.
+    if let Some(emulator) = emulator {
+        emulator.end();
+    }
     kept
 }
 

@@ -8,11 +8,14 @@ use std::{
 
 use cml_bus::api::guestos::{ImageLease, Resolved, ResolvedMount};
 use cml_sys::{
+    cgroup::Group,
+    emulator::{Device, EmulatorPlan},
     idmap::IdRange,
     plan::{
-        BootReport, DEVICES, EnterPlan, InitMode, InitPlan, LaunchPlan, MASKED, Mount, READ_ONLY,
-        Source, dropped_capabilities,
+        BootReport, Confinement, DEVICES, EnterPlan, InitMode, InitPlan, LaunchPlan, MASKED, Mount,
+        READ_ONLY, Source,
     },
+    seccomp::policy::Allowances,
     signal,
 };
 use cml_wire::proto::{
@@ -79,6 +82,9 @@ pub enum PlanError {
     /// More images and files than a launch can carry.
     #[error("the guest OS has more than {TREES_MAX} images and files")]
     TooMany,
+    /// Modules for a guest whose root is the host's: whether it may load them would be its own decision.
+    #[error("`allow_module` needs a user namespace: remove `userns: false`")]
+    ModulesOfRoot,
     /// A signal that does not exist.
     #[error("stop_signal {0:?} of the guest OS is no signal")]
     StopSignal(String),
@@ -90,13 +96,23 @@ const SETUP: &str = "/setup";
 /// Where the tools are in a root that setup mode makes itself.
 const TOOLBOX: &str = "/bin/busybox";
 
+/// What the machine has for a container.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    /// Ids for it, `None` without a user namespace.
+    pub ids: Option<IdRange>,
+    /// A part of the unified hierarchy of control groups.
+    pub own_groups: bool,
+}
+
 /// Plans the launch of a container, in setup mode if wanted.
 pub fn launch(
     config: &ContainerConfig,
     resolved: &Resolved,
     setup: bool,
-    ids: Option<IdRange>,
+    machine: Machine,
 ) -> Result<Planned, PlanError> {
+    let Machine { ids, own_groups } = machine;
     let guestos = &resolved.installed.config;
     let mut mounts = Mounts::new(config);
     let mut toolbox = None;
@@ -124,7 +140,8 @@ pub fn launch(
         devices: owned(DEVICES),
         masked: owned(MASKED),
         read_only: owned(READ_ONLY),
-        dropped_capabilities: dropped_capabilities(ids.is_some(), config.netns()),
+        own_groups,
+        confinement: confinement(config, guestos, ids.is_some())?,
         service_socket: Some(SERVICE_SOCKET.into()),
         name_server: None,
         toolbox,
@@ -132,6 +149,56 @@ pub fn launch(
     };
     Ok(Planned { launch, trees })
 }
+
+/// What the two configurations make of its rights.
+fn confinement(
+    config: &ContainerConfig,
+    guestos: &GuestOsConfig,
+    user_namespace: bool,
+) -> Result<Confinement, PlanError> {
+    let calls = Allowances {
+        user_namespace,
+        modules: !config.allow_module.is_empty(),
+        set_time: config.allow_system_time(),
+    };
+    if calls.modules && !calls.user_namespace {
+        return Err(PlanError::ModulesOfRoot);
+    }
+    let no_new_privs = guestos.no_new_privs();
+    Ok(Confinement::new(calls, config.netns(), no_new_privs))
+}
+
+/// What may be done for a container whose processes are in this group.
+pub fn emulator(config: &ContainerConfig, group: &Group) -> EmulatorPlan {
+    EmulatorPlan {
+        devices: NODES.to_vec(),
+        modules: config.allow_module.clone(),
+        set_time: config.allow_system_time(),
+        groups: group.paths().cloned().collect(),
+    }
+}
+
+const fn character(major: u32, minor: u32) -> Device {
+    Device {
+        block: false,
+        major,
+        minor,
+    }
+}
+
+/// Nodes that every guest may make: those of the default list (runtime.md 2.8) that act on the guest alone: null,
+/// zero, full, random, urandom, tty, ptmx, tun, fuse.
+const NODES: &[Device] = &[
+    character(1, 3),
+    character(1, 5),
+    character(1, 7),
+    character(1, 8),
+    character(1, 9),
+    character(5, 0),
+    character(5, 2),
+    character(10, 200),
+    character(10, 229),
+];
 
 fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()
@@ -271,6 +338,8 @@ pub struct Command {
     pub env: Vec<String>,
     /// Working directory, `/` if absent.
     pub workdir: Option<String>,
+    /// Who runs it, the container's root if absent.
+    pub user: Option<String>,
     /// Columns and rows of a terminal, `None` for pipes.
     pub terminal: Option<(u16, u16)>,
 }
@@ -282,13 +351,17 @@ pub struct Inside<'a> {
     pub init_env: &'a [String],
     /// It has a user namespace of its own.
     pub user_namespace: bool,
-    /// It has a network of its own.
-    pub own_network: bool,
+    /// What was taken from its init, and is taken from every command.
+    pub confinement: &'a Confinement,
 }
 
 /// Plans a command in a container. Later words of the environment win over earlier ones of the same name.
 pub fn enter(inside: Inside<'_>, command: Command) -> EnterPlan {
-    let mut env = vec![DEFAULT_PATH.to_owned(), "HOME=/root".to_owned()];
+    let mut env = vec![DEFAULT_PATH.to_owned()];
+    // Another user's home is only known inside.
+    if command.user.is_none() {
+        env.push("HOME=/root".to_owned());
+    }
     if command.terminal.is_some() {
         env.push("TERM=xterm".to_owned());
     }
@@ -301,9 +374,10 @@ pub fn enter(inside: Inside<'_>, command: Command) -> EnterPlan {
         argv: command.argv,
         env,
         workdir: command.workdir.map_or_else(|| "/".into(), PathBuf::from),
+        user: command.user,
         terminal: command.terminal,
         user_namespace: inside.user_namespace,
-        dropped_capabilities: dropped_capabilities(inside.user_namespace, inside.own_network),
+        confinement: inside.confinement.clone(),
     }
 }
 
@@ -372,8 +446,15 @@ mod tests {
         }
     }
 
+    fn machine(ids: Option<IdRange>) -> Machine {
+        Machine {
+            ids,
+            own_groups: true,
+        }
+    }
+
     fn plan(mounts: &[ResolvedMount], ids: Option<IdRange>) -> Result<Planned, PlanError> {
-        launch(&config(), &resolved(mounts, guestos()), false, ids)
+        launch(&config(), &resolved(mounts, guestos()), false, machine(ids))
     }
 
     #[test]
@@ -405,12 +486,12 @@ mod tests {
             mount(Type::Empty, "/data", "ext4"),
         ];
         let mut resolved = resolved(&mounts, guestos());
-        let planned = launch(&config(), &resolved, true, None).unwrap();
+        let planned = launch(&config(), &resolved, true, machine(None)).unwrap();
         insta::assert_json_snapshot!("setup", planned.launch.mounts);
         assert_eq!(planned.launch.toolbox, Some("/bin/busybox".into()));
         assert!(planned.launch.init.optional);
         resolved.setup_mounts = vec![mount(Type::Shared, "/", "squashfs")];
-        let planned = launch(&config(), &resolved, true, None).unwrap();
+        let planned = launch(&config(), &resolved, true, machine(None)).unwrap();
         let targets = planned.launch.mounts.iter().map(|mount| &mount.target);
         assert!(targets.eq(["/", "/setup", "/setup/data"].map(Path::new)));
         assert_eq!(planned.launch.toolbox, None);
@@ -421,7 +502,8 @@ mod tests {
         let mounts = [mount(Type::Shared, "/", "squashfs")];
         let confined = plan(&mounts, IdRange::of_slot(0)).unwrap().launch;
         let open = plan(&mounts, None).unwrap().launch;
-        assert!(open.dropped_capabilities.len() > confined.dropped_capabilities.len());
+        let dropped = |plan: &LaunchPlan| plan.confinement.dropped_capabilities.len();
+        assert!(dropped(&open) > dropped(&confined));
         assert!(open.ids.is_none());
     }
 
@@ -433,7 +515,7 @@ mod tests {
             ..guestos()
         };
         let mounts = [mount(Type::Shared, "/", "squashfs")];
-        let refused = launch(&config(), &resolved(&mounts, guestos), false, None);
+        let refused = launch(&config(), &resolved(&mounts, guestos), false, machine(None));
         assert!(matches!(refused, Err(PlanError::StopSignal(_))));
     }
 
@@ -443,13 +525,14 @@ mod tests {
             argv: vec!["env".into()],
             env: vec!["PATH=/bin".into(), "B=command".into()],
             workdir: None,
+            user: None,
             terminal: None,
         };
         let init_env = ["A=guest".to_owned(), "B=guest".to_owned()];
         let inside = Inside {
             init_env: &init_env,
             user_namespace: true,
-            own_network: true,
+            confinement: &Confinement::default(),
         };
         let plan = enter(inside, command);
         assert_eq!(

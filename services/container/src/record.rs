@@ -10,7 +10,14 @@ use std::{
 };
 
 use cml_bus::{api::container::ContainerError, id::ContainerId};
-use cml_sys::{atomic, cgroup::Group, file, host::Prepared, plan::ChosenInit, proc};
+use cml_sys::{
+    atomic,
+    cgroup::Group,
+    emulator, file,
+    host::Prepared,
+    plan::{ChosenInit, Confinement},
+    proc,
+};
 use cml_wire::proto::{ContainerTrust, CryptfsMode};
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +70,12 @@ pub struct Running {
     pub id_slot: Option<u32>,
     /// The configuration that it was started with, in text form.
     pub config: String,
-    /// It has a network of its own.
-    pub own_network: bool,
+    /// What was taken from its processes.
+    #[serde(default)]
+    pub confinement: Confinement,
+    /// Who does system calls for it.
+    #[serde(default)]
+    pub emulator: Option<emulator::Identity>,
     /// The environment of its init.
     pub init_env: Vec<String>,
     /// Who vouches for its guest OS, as the number on the wire.
@@ -85,8 +96,8 @@ pub struct Facts {
     pub id_slot: Option<u32>,
     /// The configuration in text form.
     pub config: String,
-    /// It has a network of its own.
-    pub own_network: bool,
+    /// What is taken from its processes.
+    pub confinement: Confinement,
     /// The environment of its init.
     pub init_env: Vec<String>,
     /// What its guest OS makes of it.
@@ -107,7 +118,8 @@ impl Running {
             init: prepared.init,
             id_slot: facts.id_slot,
             config: facts.config,
-            own_network: facts.own_network,
+            confinement: facts.confinement,
+            emulator: None,
             init_env: facts.init_env,
             trust: facts.guest.trust.into(),
             cryptfs: facts.guest.cryptfs.into(),

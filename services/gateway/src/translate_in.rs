@@ -173,9 +173,6 @@ pub enum Refusal {
     /// A field has a value that means nothing.
     #[error("the field `{1}` is out of range")]
     OutOfRange(Command, &'static str),
-    /// A field whose wish this daemon cannot fulfil yet; ignoring it would do something else.
-    #[error("the field `{1}` is not available in this version")]
-    FieldNotServed(Command, &'static str),
     /// It came while a command ran on the connection and is too large to be kept until its end.
     #[error("command {0} is too large to wait for the running one; use another connection")]
     TooLargeToWait(i32),
@@ -428,13 +425,6 @@ fn exec(command: Command, message: &mut ControllerToDaemon) -> Result<ExecReques
     if message.exec_args.is_empty() {
         return Err(Refusal::Missing(command, "exec_args"));
     }
-    if message
-        .exec_user
-        .as_ref()
-        .is_some_and(|user| !user.is_empty())
-    {
-        return Err(Refusal::FieldNotServed(command, "exec_user"));
-    }
     let terminal = if pty {
         Some(WindowSize {
             cols: characters(
@@ -459,6 +449,7 @@ fn exec(command: Command, message: &mut ControllerToDaemon) -> Result<ExecReques
             argv: std::mem::take(&mut message.exec_args),
             env: std::mem::take(&mut message.exec_env),
             workdir: message.exec_workdir.take(),
+            user: message.exec_user.take().filter(|user| !user.is_empty()),
             terminal,
         },
         separate_output: message.exec_separate_output.unwrap_or_default(),
@@ -628,10 +619,6 @@ mod tests {
         assert_eq!(
             refused(|message| message.exec_args.clear()),
             Refusal::Missing(command, "exec_args")
-        );
-        assert_eq!(
-            refused(|message| message.exec_user = Some("nobody".into())),
-            Refusal::FieldNotServed(command, "exec_user")
         );
         assert_eq!(
             refused(|message| message.exec_cols = Some(65_536)),

@@ -27,6 +27,8 @@ use crate::translate_in::Refusal;
 
 /// `exec_status` of a command that could not be run, as shells have it.
 pub const CANNOT_RUN: i32 = 126;
+/// `exec_status` of a command that is not there, as shells have it.
+pub const NO_PROGRAM: i32 = 127;
 /// `exec_status` when nobody knows how the command ended.
 pub const END_UNKNOWN: i32 = 255;
 
@@ -79,8 +81,9 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
         }
         Refusal::Missing(Command::CreateContainer | Command::ContainerUpdateConfig, _)
         | Refusal::NoContainer(Command::ContainerUpdateConfig) => empty_config(text),
-        Refusal::Missing(Command::ContainerExecCmd, "exec_args")
-        | Refusal::FieldNotServed(Command::ContainerExecCmd, _) => exec_end(CANNOT_RUN, Some(text)),
+        Refusal::Missing(Command::ContainerExecCmd, "exec_args") => {
+            exec_end(CANNOT_RUN, Some(text))
+        }
         Refusal::Missing(Command::PushDeviceCert, _) => failure(Response::DeviceCertError, text),
         Refusal::Missing(Command::PushGuestosConfig, _) => {
             failure(Response::GuestosMgrInstallFailed, text)
@@ -91,7 +94,6 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
         Refusal::NoContainer(_)
         | Refusal::Missing(..)
         | Refusal::OutOfRange(..)
-        | Refusal::FieldNotServed(..)
         | Refusal::TooLargeToWait(_) => failure(Response::CmdFailed, text),
     })
 }
@@ -191,6 +193,7 @@ fn start_code(error: &ContainerError) -> Response {
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
+        | ContainerError::NoProgram { .. }
         | ContainerError::Freeze { .. }
         | ContainerError::Store { .. } => Response::ContainerStartEinternal,
     }
@@ -236,6 +239,7 @@ fn stop_code(error: &ContainerError) -> Response {
         | ContainerError::GuestOs(_)
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
+        | ContainerError::NoProgram { .. }
         | ContainerError::Freeze { .. }
         | ContainerError::Store { .. } => Response::ContainerCtrlEinternal,
     }
@@ -246,6 +250,7 @@ fn stop_code(error: &ContainerError) -> Response {
 pub fn exec_refused(error: ContainerError) -> DaemonToController {
     match error {
         ContainerError::NotFound(_) => failure(Response::CmdFailed, error),
+        error @ ContainerError::NoProgram { .. } => exec_end(NO_PROGRAM, Some(error.to_string())),
         error => exec_end(CANNOT_RUN, Some(error.to_string())),
     }
 }
@@ -621,6 +626,7 @@ mod tests {
         all.extend([
             ContainerError::Launch { id, reason: text() },
             ContainerError::Exec { id, reason: text() },
+            ContainerError::NoProgram { id, name: text() },
             ContainerError::Freeze { id, reason: text() },
             ContainerError::Store {
                 path: text(),
@@ -684,8 +690,10 @@ mod tests {
                 internal,
                 internal,
                 internal,
+                internal,
                 "CMD_FAILED",
                 "CMD_FAILED",
+                internal,
                 internal,
                 internal,
                 internal,
@@ -735,8 +743,10 @@ mod tests {
                 internal,
                 internal,
                 internal,
+                internal,
                 "CMD_FAILED",
                 "CMD_FAILED",
+                internal,
                 internal,
                 internal,
                 internal,
@@ -777,12 +787,14 @@ mod tests {
     fn exec_that_cannot_run_ends_at_once() {
         for error in errors() {
             let absent = matches!(error, ContainerError::NotFound(_));
+            let missing = matches!(error, ContainerError::NoProgram { .. });
             let reply = exec_refused(error);
             if absent {
                 assert_eq!(reply.response(), Response::CmdFailed);
             } else {
                 assert_eq!(reply.code(), Code::ExecEnd);
-                assert_eq!(reply.exec_status(), CANNOT_RUN);
+                let status = if missing { NO_PROGRAM } else { CANNOT_RUN };
+                assert_eq!(reply.exec_status(), status);
             }
             assert!(reply.error_text.is_some());
         }

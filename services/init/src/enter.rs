@@ -1,8 +1,7 @@
 //! Entering a container that runs: for a command, or to bind its service socket anew.
 
 use std::{
-    fs::File,
-    io::{Read, Write},
+    io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
@@ -20,7 +19,7 @@ use rustix::{
     pty::{OpenptFlags, grantpt, unlockpt},
 };
 
-use crate::{Failure, Stage, guest, isolate, service};
+use crate::{Failure, Stage, guest, isolate, service, user::User};
 
 /// Every namespace of the container's init. The kernel wants all of them in one call, so that a process
 /// never stands with one foot outside.
@@ -99,10 +98,7 @@ pub(crate) fn run(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failur
     join(&init, plan.user_namespace)?;
     drop(init);
     let terminal = plan.terminal.map(open_terminal).transpose()?;
-    if !plan.user_namespace {
-        isolate::forbid_kernel_loading().stage("filter system calls")?;
-    }
-    isolate::drop_privileges(&plan.dropped_capabilities).stage("drop capabilities")?;
+    let listener = isolate::confine(&plan.confinement)?;
 
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).stage("make a pipe")?;
     // The PID namespace is that of children only, hence a child.
@@ -113,28 +109,32 @@ pub(crate) fn run(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failur
     }
     if child == 0 {
         drop(read);
-        let failure = become_command(terminal.map(|(_, slave)| slave), &fds, &plan);
-        let text = format!("{}\n{}", failure.stage, failure.reason);
-        let _ = File::from(write).write_all(text.as_bytes());
-        std::process::exit(127);
+        let failed = become_command(terminal.map(|(_, slave)| slave), &fds, &plan);
+        // If the daemon is gone as well there is nobody left to tell.
+        let _ = channel.send(&failed, &[]);
+        let _ = rustix::io::write(&write, b"!");
+        std::process::exit(1);
     }
     drop(write);
     drop(fds);
-    let mut error = String::new();
-    File::from(read)
-        .read_to_string(&mut error)
-        .stage("wait for the command")?;
+    // The pipe closes without a byte when the command is executed.
+    let failed = read_byte(&read).stage("wait for the command")?;
     let child = rustix::process::Pid::from_raw(child)
         .ok_or("fork returned no pid")
         .stage("fork")?;
-    if let Some((stage, reason)) = error.split_once('\n') {
+    if failed {
         let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
-        return Err(reason).stage(stage);
+        std::process::exit(1);
     }
     let master = terminal.map(|(master, _)| master);
-    let passed: Vec<_> = master.iter().map(AsFd::as_fd).collect();
-    channel.send(&FromInit::Started, &passed).stage("report")?;
+    let passed: Vec<_> = master.iter().chain(&listener).map(AsFd::as_fd).collect();
+    let started = FromInit::Started {
+        listener: listener.is_some(),
+    };
+    channel.send(&started, &passed).stage("report")?;
     drop(master);
+    // A second holder would keep the command waiting when the first has gone.
+    drop(listener);
     let status = loop {
         match rustix::process::waitpid(Some(child), WaitOptions::empty()) {
             Ok(Some((_, status))) => break status,
@@ -149,6 +149,16 @@ pub(crate) fn run(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failur
     channel
         .send(&FromInit::Ended { status }, &[])
         .stage("report")
+}
+
+/// Waits for a byte; false if none will ever come.
+fn read_byte(pipe: &OwnedFd) -> rustix::io::Result<bool> {
+    loop {
+        match rustix::io::read(pipe, &mut [0]) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map(|count| count > 0),
+        }
+    }
 }
 
 /// A new terminal of the container's own devpts: master and slave.
@@ -176,29 +186,32 @@ fn open_terminal((cols, rows): (u16, u16)) -> Result<(OwnedFd, OwnedFd), Failure
 }
 
 /// The child: becomes the command, or says why it cannot.
-fn become_command(slave: Option<OwnedFd>, pipes: &[OwnedFd], plan: &EnterPlan) -> Failure {
-    match prepare_command(slave, pipes, plan) {
-        Err(failure) => failure,
-        Ok(()) => {
-            let program = plan.argv.first().map_or("", String::as_str);
-            let candidates = candidates(program, &plan.env);
-            let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
-            let error =
-                guest::exec_words(plan.argv.iter().map(String::as_str), &plan.env, &candidates);
-            Failure {
-                stage: format!("execute `{program}`"),
-                reason: error.to_string(),
-            }
-        }
+fn become_command(slave: Option<OwnedFd>, pipes: &[OwnedFd], plan: &EnterPlan) -> FromInit {
+    let env = match prepare_command(slave, pipes, plan) {
+        Ok(env) => env,
+        Err(Failure { stage, reason }) => return FromInit::Failed { stage, reason },
+    };
+    let program = plan.argv.first().map_or("", String::as_str);
+    let candidates = candidates(program, &env);
+    let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
+    let error = guest::exec_words(plan.argv.iter().map(String::as_str), &env, &candidates);
+    match error.kind() {
+        io::ErrorKind::NotFound => FromInit::NoProgram {
+            name: program.to_owned(),
+        },
+        _ => FromInit::Failed {
+            stage: format!("execute `{program}`"),
+            reason: error.to_string(),
+        },
     }
 }
 
+/// Everything before the execution. Returns the command's environment.
 fn prepare_command(
     slave: Option<OwnedFd>,
     pipes: &[OwnedFd],
     plan: &EnterPlan,
-) -> Result<(), Failure> {
-    die_with_helper()?;
+) -> Result<Vec<String>, Failure> {
     rustix::process::setsid().stage("start a session")?;
     let ends: Vec<_> = match &slave {
         Some(slave) => {
@@ -214,8 +227,19 @@ fn prepare_command(
     rustix::stdio::dup2_stdout(stdout).stage("connect the command")?;
     rustix::stdio::dup2_stderr(stderr).stage("connect the command")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    let mut env = plan.env.clone();
+    if let Some(user) = &plan.user {
+        let user = User::find(user).stage("find the user")?;
+        user.become_it(slave.as_ref()).stage("become the user")?;
+        if !env.iter().any(|word| word.starts_with("HOME=")) {
+            env.push(format!("HOME={}", user.home));
+        }
+    }
+    // Another user loses what was said here before.
+    die_with_helper()?;
     enter_directory(&plan.workdir).stage(&format!("enter `{}`", plan.workdir.display()))?;
-    isolate::last_steps().stage("clean up")
+    isolate::last_steps().stage("clean up")?;
+    Ok(env)
 }
 
 /// The working directory, never through a link of procfs that leads to a descriptor of ours (SEC-02).

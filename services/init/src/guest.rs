@@ -56,15 +56,16 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     if let Some(toolbox) = &plan.toolbox {
         toolbox::install(toolbox).stage("install the tools")?;
     }
-    if plan.ids.is_none() {
-        isolate::forbid_kernel_loading().stage("filter system calls")?;
-    }
-    isolate::drop_privileges(&plan.dropped_capabilities).stage("drop capabilities")?;
-    let passed: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
-    channel
-        .send(&FromInit::Prepared(chosen), &passed)
-        .stage("report")?;
+    let listener = isolate::confine(&plan.confinement)?;
+    let prepared = FromInit::Prepared {
+        init: chosen,
+        listener: listener.is_some(),
+    };
+    let passed: Vec<_> = socket.iter().chain(&listener).map(AsFd::as_fd).collect();
+    channel.send(&prepared, &passed).stage("report")?;
     drop(socket);
+    // A second holder would keep callers waiting when the first has gone.
+    drop(listener);
     match channel.receive(None).stage("wait for the word")? {
         (ToInit::Go, _) => {}
         _ => return Err("another order instead of go").stage("wait for the word"),

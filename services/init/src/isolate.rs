@@ -1,10 +1,16 @@
 //! What separates the guest from the rest besides mounts: namespaces entered late, capabilities,
 //! inherited state.
 
-use std::{fs, io};
+use std::{fs, io, os::fd::OwnedFd};
 
-use cml_sys::error::{Context, Result};
+use cml_sys::{
+    error::{Context, Result},
+    plan::Confinement,
+    seccomp::{self, policy},
+};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use crate::{Failure, Stage};
 
 /// Enters a cgroup namespace whose root is the container's group, and a time namespace in which the
 /// machine has just started (runtime.md 2.9: the guest's uptime begins near 0).
@@ -58,6 +64,40 @@ pub(crate) fn loopback_up() -> Result<()> {
     }
 }
 
+/// Takes from this process, and from all that it will start, what no process of the container may have. Returns
+/// the listener of the system calls that are done for it, if there are any.
+pub(crate) fn confine(confinement: &Confinement) -> std::result::Result<Option<OwnedFd>, Failure> {
+    // Before the filter, as it leaves no keyrings to be left.
+    leave_keyring().stage("leave the session keyring")?;
+    if confinement.no_new_privs {
+        rustix::thread::set_no_new_privs(true).stage("forbid new privileges")?;
+    }
+    let rules = policy::rules(confinement.calls);
+    // Before the capabilities, as it takes one to install a filter.
+    let listener = seccomp::install(&rules).stage("filter system calls")?;
+    drop_privileges(&confinement.dropped_capabilities).stage("drop capabilities")?;
+    Ok(listener)
+}
+
+/// The keys of the daemon's session are none of the guest's.
+fn leave_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a plain number and a null pointer for an anonymous keyring.
+    let joined = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
+    let error = io::Error::last_os_error();
+    // A kernel without keyrings has none to leak.
+    match joined < 0 && error.raw_os_error() != Some(libc::ENOSYS) {
+        true => Err(error).context("join", "new keyring"),
+        false => Ok(()),
+    }
+}
+
 /// Takes capabilities away for good: out of the bounding set, so that no program of the guest gets them, and
 /// out of this process. What the daemon was given to inherit would survive an exec in spite of the bounding
 /// set, so nothing is inherited.
@@ -107,7 +147,7 @@ struct CapabilityData {
 }
 
 /// Reduces the capabilities of this process, and inherits none.
-fn keep_only(kept: impl Fn(u32) -> bool) -> Result<()> {
+pub(crate) fn keep_only(kept: impl Fn(u32) -> bool) -> Result<()> {
     let header = CapabilityHeader {
         // _LINUX_CAPABILITY_VERSION_3
         version: 0x2008_0522,
@@ -133,23 +173,15 @@ fn keep_only(kept: impl Fn(u32) -> bool) -> Result<()> {
     Ok(())
 }
 
-/// The last thing before a program of the guest runs: own session and keyring, no descriptor but 0, 1, 2
-/// after the exec (SEC-02), and a process that may be inspected by its own root again.
+/// The last thing before a program of the guest runs: own session, every signal at its default, no descriptor but
+/// 0, 1, 2 after the exec (SEC-02).
 pub(crate) fn last_steps() -> Result<()> {
     // The leader of a session cannot found another one; then it has one already.
     let _ = rustix::process::setsid();
-    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
-    // SAFETY: plain numbers and a null pointer for an anonymous keyring; close_range only sets flags.
+    // SAFETY: the default of a signal needs no handler, and close_range only sets flags.
     let done = unsafe {
-        let joined = libc::syscall(
-            libc::SYS_keyctl,
-            KEYCTL_JOIN_SESSION_KEYRING,
-            std::ptr::null::<libc::c_char>(),
-        );
-        // A kernel without keyrings has none to leak.
-        if joined < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS) {
-            return Err(io::Error::last_os_error()).context("leave", "session keyring");
-        }
+        // Our own runtime ignores it, and that would outlive the exec: `yes | head` would complain.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::syscall(
             libc::SYS_close_range,
             3,
@@ -161,56 +193,4 @@ pub(crate) fn last_steps() -> Result<()> {
         return Err(io::Error::last_os_error()).context("close", "descriptors");
     }
     Ok(())
-}
-
-/// Refuses the system calls that load a kernel: SYS_BOOT is for ending the own PID namespace
-/// (docs/adr/0005-capabilities.md). Calls of another architecture have other numbers and are refused as a
-/// whole, as if this kernel could not do them.
-pub(crate) fn forbid_kernel_loading() -> Result<()> {
-    #[cfg(target_arch = "x86_64")]
-    const NATIVE: u32 = 0xC000_003E; // AUDIT_ARCH_X86_64
-    #[cfg(target_arch = "aarch64")]
-    const NATIVE: u32 = 0xC000_00B7; // AUDIT_ARCH_AARCH64
-    #[cfg(target_arch = "riscv64")]
-    const NATIVE: u32 = 0xC000_00F3; // AUDIT_ARCH_RISCV64
-    /// x32 calls carry the native architecture and this bit.
-    const X32: u32 = 0x4000_0000;
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    // Offsets in `struct seccomp_data` of linux/seccomp.h.
-    const NUMBER: u32 = 0;
-    const ARCHITECTURE: u32 = 4;
-    let refuse = |errno: i32| libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
-    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    let mut program = [
-        step(LOAD, ARCHITECTURE, 0, 0),
-        step(EQUAL, NATIVE, 1, 0),
-        step(RETURN, refuse(libc::ENOSYS), 0, 0),
-        step(LOAD, NUMBER, 0, 0),
-        step(AT_LEAST, X32, 3, 0),
-        step(EQUAL, libc::SYS_kexec_load as u32, 3, 0),
-        step(EQUAL, libc::SYS_kexec_file_load as u32, 2, 0),
-        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-        step(RETURN, refuse(libc::ENOSYS), 0, 0),
-        step(RETURN, refuse(libc::EPERM), 0, 0),
-    ];
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: the program is live for the call, which copies it.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
-    };
-    match done {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()).context("install", "system call filter"),
-    }
 }

@@ -31,6 +31,10 @@ const HARDENED: Restrict = Restrict {
 pub(crate) fn mount_all(root: &OwnedFd, plan: &LaunchPlan) -> std::result::Result<(), Failure> {
     simple(root, "/proc", "proc", &[], HARDENED).stage("mount /proc")?;
     sysfs(root, plan).stage("mount /sys")?;
+    if plan.own_groups {
+        // The namespace shows the container's part alone (SEC-07, docs/adr/0040-groups-of-guests.md).
+        simple(root, GROUPS, "cgroup2", &[], HARDENED).stage("mount control groups")?;
+    }
     devices::mount(root, &plan.devices).stage("mount /dev")?;
     simple(
         root,
@@ -52,6 +56,9 @@ pub(crate) fn mount_all(root: &OwnedFd, plan: &LaunchPlan) -> std::result::Resul
     simple(root, "/run", "tmpfs", &[("mode", "0755")], run).stage("mount /run")
 }
 
+/// Where everybody looks for control groups.
+const GROUPS: &str = "/sys/fs/cgroup";
+
 /// A fresh instance: the guest sees no terminal of the host. Group 5 is `tty` by convention.
 const PTS_OPTIONS: &[(&str, &str)] = &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
 
@@ -69,21 +76,22 @@ fn simple(
 /// A guest without a network of its own would see the host's interfaces in its own sysfs, and the kernel
 /// only lets the owner of the network mount one; it gets an empty, read-only place instead.
 fn sysfs(root: &OwnedFd, plan: &LaunchPlan) -> Result<()> {
+    if plan.own_network || plan.ids.is_none() {
+        let restrict = Restrict {
+            read_only: plan.ids.is_none(),
+            ..HARDENED
+        };
+        return simple(root, "/sys", "sysfs", &[], restrict);
+    }
+    let target = path::make_dir_in_root(root, Path::new("/sys"), Mode::from_raw_mode(0o755))?;
+    let empty = mount::create("tmpfs", &[("mode", "0555"), ("size", "4k")], HARDENED)?;
+    mount::attach(&empty, target)?;
+    path::make_dir_in_root(root, Path::new(GROUPS), Mode::from_raw_mode(0o555))?;
     let read_only = Restrict {
-        read_only: plan.ids.is_none() || !plan.own_network,
+        read_only: true,
         ..HARDENED
     };
-    if plan.own_network || plan.ids.is_none() {
-        simple(root, "/sys", "sysfs", &[], read_only)
-    } else {
-        simple(
-            root,
-            "/sys",
-            "tmpfs",
-            &[("mode", "0555"), ("size", "4k")],
-            read_only,
-        )
-    }
+    mount::set_attributes(empty, read_only, None)
 }
 
 /// Hides and write-protects kernel files. Runs after the switch of the root, so no path can lead to the

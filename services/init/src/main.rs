@@ -6,6 +6,7 @@
 
 mod assemble;
 mod devices;
+mod emulate;
 mod enter;
 mod guest;
 mod isolate;
@@ -14,6 +15,7 @@ mod resolver;
 mod service;
 mod supervise;
 mod toolbox;
+mod user;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -69,6 +71,7 @@ fn obey(channel: &Channel) -> Result<(), Failure> {
             path,
             user_namespace,
         } => enter::bind_service(channel, fds, &path, user_namespace),
-        ToInit::Go => Err("no order before it").stage("receive the order"),
+        ToInit::Emulate => emulate::run(channel, fds),
+        ToInit::Go | ToInit::Serve => Err("no order before it").stage("receive the order"),
     }
 }

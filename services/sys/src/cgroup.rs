@@ -3,15 +3,15 @@
 //! On a hybrid machine the unified hierarchy is used for what its core files offer (`cgroup.kill`,
 //! `cgroup.freeze`), even if it has no controllers. Without one, the v1 freezer does both jobs.
 
+mod delegation;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
@@ -118,28 +118,16 @@ fn below(root: &Path, name: &str) -> PathBuf {
 }
 
 impl Group {
-    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    /// Where the kernel shows the groups.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         [&self.unified, &self.freezer, &self.pids]
             .into_iter()
             .flatten()
     }
 
-    /// The unified group for `CLONE_INTO_CGROUP`, if there is one.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn open_unified(&self) -> Result<Option<OwnedFd>> {
-        self.unified
-            .as_ref()
-            .map(|path| {
-                rustix::fs::open(
-                    path,
-                    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                    rustix::fs::Mode::empty(),
-                )
-                .context("open group", path.display())
-            })
-            .transpose()
+    /// Whether the container has a part of the unified hierarchy.
+    pub fn has_unified(&self) -> bool {
+        self.unified.is_some()
     }
 
     /// Puts a process into the v1 groups; the unified one it was born into.
@@ -183,11 +171,20 @@ impl Group {
     }
 
     fn processes(&self) -> Vec<i32> {
-        let files = self.paths().next().map(|path| path.join("cgroup.procs"));
-        files
-            .and_then(|path| fs::read_to_string(path).ok())
-            .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
-            .unwrap_or_default()
+        let mut found = Vec::new();
+        let mut groups: Vec<_> = self.paths().next().cloned().into_iter().collect();
+        while let Some(group) = groups.pop() {
+            let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            // The guest divides its part as it likes.
+            let entries = fs::read_dir(&group).into_iter().flatten().flatten();
+            groups.extend(
+                entries
+                    .map(|entry| entry.path())
+                    .filter(|path| path.is_dir()),
+            );
+        }
+        found
     }
 
     /// Stops scheduling, or lets go on, and waits until the kernel has done it.

@@ -12,7 +12,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::{
     cgroup::Group,
     channel::Channel,
+    emulator::Emulator,
     error::{Context, Error, Result},
+    idmap::IdRange,
     pidfd,
     plan::{self, EnterPlan, FromInit, ToInit},
     spawn::{Spawned, spawn},
@@ -35,6 +37,30 @@ pub enum Stdio {
         /// What it complains.
         stderr: File,
     },
+}
+
+/// Why a command does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The container has no such program.
+    #[error("there is no `{0}`")]
+    NoProgram(String),
+    /// Anything else.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// What a command enters.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The container's init.
+    pub init: &'a OwnedFd,
+    /// Its groups.
+    pub group: &'a Group,
+    /// Its ids, `None` without a user namespace.
+    pub ids: Option<IdRange>,
+    /// Who does system calls for it.
+    pub emulator: Option<&'a Emulator>,
 }
 
 /// A command that runs in a container.
@@ -87,14 +113,15 @@ impl Waiter {
 
 fn enter(
     program: &OwnedFd,
-    group: Option<&Group>,
+    target: Option<Target<'_>>,
     order: &ToInit,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(Spawned, FromInit, Vec<OwnedFd>)> {
-    let unified = group.map(Group::open_unified).transpose()?.flatten();
+    let unified = target.map(|target| target.group.open_commands(target.ids));
+    let unified = unified.transpose()?.flatten();
     let spawned = spawn(program, c"cml-enter", None, unified.as_ref())?;
-    let answer = group
-        .map_or(Ok(()), |group| group.add_to_v1(spawned.pid))
+    let answer = target
+        .map_or(Ok(()), |target| target.group.add_to_v1(spawned.pid))
         .and_then(|()| spawned.release())
         .and_then(|()| spawned.channel.send(order, fds))
         .and_then(|()| spawned.channel.receive::<FromInit>(Some(PATIENCE)));
@@ -121,50 +148,62 @@ fn non_blocking(fd: OwnedFd) -> Result<File> {
     Ok(fd.into())
 }
 
-/// Runs a command in the container whose init is `init`.
+/// Runs a command in a container.
 ///
 /// # Errors
 /// The container is gone, or the command cannot be executed in it.
 pub fn run(
     program: &OwnedFd,
-    init: &OwnedFd,
-    group: &Group,
+    target: Target<'_>,
     enter_plan: &EnterPlan,
-) -> Result<Running> {
-    let order = ToInit::Enter;
+) -> std::result::Result<Running, RunError> {
     let plan = plan::seal(enter_plan)?;
+    let plan = [plan.as_fd(), target.init.as_fd()];
     if enter_plan.terminal.is_some() {
-        let fds = [plan.as_fd(), init.as_fd()];
-        let (spawned, message, mut fds) = enter(program, Some(group), &order, &fds)?;
-        return match (message, fds.pop()) {
-            (FromInit::Started, Some(master)) => Ok(Running {
-                stdio: Stdio::Terminal(non_blocking(master)?),
-                waiter: Waiter::of(spawned),
-            }),
-            (other, _) => Err(unexpected(&other)),
-        };
+        let (waiter, master) = start(program, target, &plan)?;
+        let master = master.ok_or_else(|| Error::invalid("enter", "terminal", "there is none"))?;
+        return Ok(Running {
+            stdio: Stdio::Terminal(non_blocking(master)?),
+            waiter,
+        });
     }
     let (in_read, in_write) = pipe()?;
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
-    let fds = [
-        plan.as_fd(),
-        init.as_fd(),
-        in_read.as_fd(),
-        out_write.as_fd(),
-        err_write.as_fd(),
-    ];
-    let (spawned, message, _) = enter(program, Some(group), &order, &fds)?;
+    let ends = [&in_read, &out_write, &err_write].map(AsFd::as_fd);
+    let (waiter, _) = start(program, target, &[&plan[..], &ends].concat())?;
+    Ok(Running {
+        stdio: Stdio::Pipes {
+            stdin: non_blocking(in_write)?,
+            stdout: non_blocking(out_read)?,
+            stderr: non_blocking(err_read)?,
+        },
+        waiter,
+    })
+}
+
+/// Has a helper enter the container and start the command. Returns the terminal's master, if there is one.
+fn start(
+    program: &OwnedFd,
+    target: Target<'_>,
+    fds: &[BorrowedFd<'_>],
+) -> std::result::Result<(Waiter, Option<OwnedFd>), RunError> {
+    let (spawned, message, mut fds) = enter(program, Some(target), &ToInit::Enter, fds)?;
+    let waiter = Waiter::of(spawned);
     match message {
-        FromInit::Started => Ok(Running {
-            stdio: Stdio::Pipes {
-                stdin: non_blocking(in_write)?,
-                stdout: non_blocking(out_read)?,
-                stderr: non_blocking(err_read)?,
-            },
-            waiter: Waiter::of(spawned),
-        }),
-        other => Err(unexpected(&other)),
+        FromInit::Started { listener } => {
+            let listener = listener.then(|| fds.pop()).flatten();
+            if let (Some(listener), Some(emulator)) = (listener, target.emulator) {
+                // Without it the command finds what init finds then: those calls do not exist.
+                let _ = emulator.serve(&listener);
+            }
+            Ok((waiter, fds.pop()))
+        }
+        FromInit::NoProgram { name } => {
+            let _ = pidfd::wait(&waiter.helper, PATIENCE);
+            Err(RunError::NoProgram(name))
+        }
+        other => Err(unexpected(&other).into()),
     }
 }
 

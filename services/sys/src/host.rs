@@ -7,10 +7,12 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::FileType;
+
 use crate::{
     cgroup::Group,
     channel::Channel,
-    error::{Context, Error, Result},
+    error::{Context, Error, Result, explained},
     idmap::IdRange,
     memfd,
     mount::{self, Restrict},
@@ -47,7 +49,18 @@ pub struct Prepared {
     pub init: ChosenInit,
     /// The listening service socket.
     pub service: Option<OwnedFd>,
+    /// The system calls that are to be done for it.
+    pub calls: Option<Calls>,
     channel: Channel,
+}
+
+/// System calls of a container that wait for somebody who does them.
+#[derive(Debug)]
+pub struct Calls {
+    /// Where they arrive.
+    pub listener: OwnedFd,
+    /// The user namespace of the container.
+    pub user_namespace: OwnedFd,
 }
 
 /// Brings a container to the point where its init is about to run. On an error nothing is left of the
@@ -61,19 +74,21 @@ pub fn prepare(
     trees: &[Tree<'_>],
     group: &Group,
 ) -> Result<Prepared> {
-    let unified = group.open_unified()?;
+    group.delegate(plan.ids)?;
+    let unified = group.open_child()?;
     let namespaces = Namespaces {
         user: plan.ids.is_some(),
         net: plan.own_network,
     };
     let spawned = spawn(program, c"cml-init", Some(namespaces), unified.as_ref())?;
     match hand_over(&spawned, plan, trees, group) {
-        Ok((init, service, start_time)) => Ok(Prepared {
+        Ok(put_together) => Ok(Prepared {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
-            start_time,
-            init,
-            service,
+            start_time: put_together.start_time,
+            init: put_together.init,
+            service: put_together.service,
+            calls: put_together.calls,
             channel: spawned.channel,
         }),
         Err(error) => {
@@ -89,21 +104,28 @@ fn put_away(process: &OwnedFd) {
     let _ = pidfd::wait(process, PREPARE_PATIENCE);
 }
 
+/// What is known of a container when it is put together.
+struct PutTogether {
+    start_time: u64,
+    init: ChosenInit,
+    service: Option<OwnedFd>,
+    calls: Option<Calls>,
+}
+
 fn hand_over(
     spawned: &Spawned,
     launch: &LaunchPlan,
     trees: &[Tree<'_>],
     group: &Group,
-) -> Result<(ChosenInit, Option<OwnedFd>, u64)> {
+) -> Result<PutTogether> {
     let start_time = crate::proc::start_time(spawned.pid)?;
     group.add_to_v1(spawned.pid)?;
-    let userns = launch
-        .ids
-        .map(|ids| map_ids(spawned.pid, ids))
-        .transpose()?;
+    launch.ids.map_or(Ok(()), |ids| map_ids(spawned.pid, ids))?;
+    let user_namespace = user_namespace(spawned.pid)?;
+    let userns = launch.ids.and(Some(&user_namespace));
     let trees: Vec<OwnedFd> = trees
         .iter()
-        .map(|tree| copy_for_guest(tree, userns.as_ref()))
+        .map(|tree| copy_for_guest(tree, userns))
         .collect::<Result<_>>()?;
     let text = plan::seal(launch)?;
     spawned.release()?;
@@ -113,7 +135,18 @@ fn hand_over(
         .collect();
     spawned.channel.send(&ToInit::Launch, &fds)?;
     match spawned.channel.receive(Some(PREPARE_PATIENCE))? {
-        (FromInit::Prepared(init), fds) => Ok((init, fds.into_iter().next(), start_time)),
+        (FromInit::Prepared { init, listener }, mut fds) => {
+            let listener = listener.then(|| fds.pop()).flatten();
+            Ok(PutTogether {
+                start_time,
+                init,
+                service: fds.into_iter().next(),
+                calls: listener.map(|listener| Calls {
+                    listener,
+                    user_namespace,
+                }),
+            })
+        }
         (FromInit::Failed { stage, reason }, _) => Err(Error::failed(stage, &reason)),
         (other, _) => Err(Error::invalid(
             "launch",
@@ -123,11 +156,15 @@ fn hand_over(
     }
 }
 
-fn map_ids(pid: i32, ids: IdRange) -> Result<OwnedFd> {
+fn map_ids(pid: i32, ids: IdRange) -> Result<()> {
     for map in ["uid_map", "gid_map"] {
         let path = format!("/proc/{pid}/{map}");
         fs::write(&path, ids.map_line()).context("write", path)?;
     }
+    Ok(())
+}
+
+fn user_namespace(pid: i32) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/user");
     Ok(File::open(&path).context("open", path)?.into())
 }
@@ -140,8 +177,29 @@ fn copy_for_guest(tree: &Tree<'_>, userns: Option<&OwnedFd>) -> Result<OwnedFd> 
         no_dev: true,
         ..Restrict::default()
     };
-    mount::set_attributes(&copy, restrict, userns.map(AsFd::as_fd))?;
-    Ok(copy)
+    let mapped = mount::set_attributes(&copy, restrict, userns.map(AsFd::as_fd));
+    let refusal = match mapped {
+        Err(error) if userns.is_some() && cannot_map(&error) => error,
+        other => return other.map(|()| copy),
+    };
+    // Who may only read a file needs no owner that it knows; everybody may read it or not.
+    let stat = rustix::fs::fstat(tree.source).context("inspect", "file")?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if tree.read_only && is_file && stat.st_mode & 0o004 != 0 {
+        mount::set_attributes(&copy, restrict, None)?;
+        return Ok(copy);
+    }
+    let advice = "this kernel cannot give the files of such a file system other owners: use squashfs, erofs or \
+                  ext4 and Linux 6.2 or newer, or `userns: false`";
+    Err(explained(refusal.errno().unwrap_or(libc::EINVAL), advice)).context(refusal.action, "image")
+}
+
+/// The kernel's answers about file systems that it cannot show with other owners.
+fn cannot_map(error: &Error) -> bool {
+    matches!(
+        error.errno(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM)
+    )
 }
 
 impl Prepared {
@@ -181,4 +239,54 @@ impl Prepared {
 pub fn load_init(path: &Path) -> Result<OwnedFd> {
     let mut file = File::open(path).context("open", path.display())?;
     memfd::sealed("cml-init", &mut file)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Overlays are what this kernel cannot show with other owners.
+    #[test]
+    fn a_file_that_cannot_get_other_owners_is_shown_if_everybody_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("below");
+        fs::create_dir(&below).unwrap();
+        let file = below.join("file");
+        fs::write(&file, "content").unwrap();
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        let layers = format!("{}:{}", below.display(), empty.display());
+        let options = [("lowerdir", layers.as_str())];
+        let overlay = mount::create("overlay", &options, Restrict::default()).unwrap();
+        let namespaces = Namespaces {
+            user: true,
+            net: false,
+        };
+        let program = File::open("/bin/true").unwrap().into();
+        let spawned = spawn(&program, c"holder", Some(namespaces), None).unwrap();
+        map_ids(spawned.pid, IdRange::of_slot(0).unwrap()).unwrap();
+        let userns = user_namespace(spawned.pid).unwrap();
+        let copy = |name: &str, read_only| {
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+            let open = rustix::fs::openat(&overlay, name, flags, rustix::fs::Mode::empty());
+            let open = open.unwrap();
+            let tree = Tree {
+                source: open.as_fd(),
+                read_only,
+                no_suid: true,
+            };
+            copy_for_guest(&tree, Some(&userns))
+        };
+        assert!(copy("file", true).is_ok());
+        for (name, read_only) in [("file", false), (".", true)] {
+            let refused = copy(name, read_only).unwrap_err().to_string();
+            assert!(refused.contains("userns: false"), "{refused}");
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(copy("file", true).is_err());
+        put_away(&spawned.pidfd);
+    }
 }

@@ -8,6 +8,7 @@ pub mod atomic;
 pub mod cgroup;
 pub mod channel;
 pub mod dm;
+pub mod emulator;
 pub mod error;
 pub mod exec;
 pub mod file;
@@ -32,6 +33,7 @@ pub mod proc;
 pub mod random;
 #[cfg(feature = "async")]
 pub mod ready;
+pub mod seccomp;
 pub mod signal;
 pub mod space;
 pub mod spawn;

@@ -7,7 +7,7 @@ use std::{net::IpAddr, os::fd::OwnedFd, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{error::Context, idmap::IdRange, memfd};
+use crate::{error::Context, idmap::IdRange, memfd, seccomp::policy::Allowances};
 
 /// Everything that turns a fresh process in fresh namespaces into a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,10 @@ pub struct LaunchPlan {
     pub masked: Vec<String>,
     /// Kernel files and directories that the guest cannot write.
     pub read_only: Vec<String>,
-    /// Capabilities that are taken away for good, by number.
-    pub dropped_capabilities: Vec<u32>,
+    /// It sees its part of the unified hierarchy of control groups, and may divide it.
+    pub own_groups: bool,
+    /// What its init may do.
+    pub confinement: Confinement,
     /// Where the in-guest service socket is bound, `None` for no socket.
     pub service_socket: Option<PathBuf>,
     /// The name server that the guest's programs find in `/etc/resolv.conf`; `None` leaves that file alone.
@@ -38,6 +40,35 @@ pub struct LaunchPlan {
     pub toolbox: Option<PathBuf>,
     /// What runs as init.
     pub init: InitPlan,
+}
+
+/// What is taken from the processes of a container for good: the same from its init and from commands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Capabilities, by number.
+    pub dropped_capabilities: Vec<u32>,
+    /// What its configuration says about system calls.
+    pub calls: Allowances,
+    /// No program gets more rights than who runs it, by set-uid bits or otherwise.
+    pub no_new_privs: bool,
+}
+
+impl Confinement {
+    /// Of a container with these allowances.
+    pub fn new(calls: Allowances, own_network: bool, no_new_privs: bool) -> Self {
+        Self {
+            dropped_capabilities: dropped_capabilities(calls, own_network),
+            calls,
+            no_new_privs,
+        }
+    }
+}
+
+/// Of a container that nobody knows anything about: what is not known is not allowed.
+impl Default for Confinement {
+    fn default() -> Self {
+        Self::new(Allowances::default(), false, true)
+    }
 }
 
 /// One mount of the guest OS.
@@ -150,12 +181,15 @@ pub struct EnterPlan {
     pub env: Vec<String>,
     /// Working directory in the container.
     pub workdir: PathBuf,
+    /// Who runs it: `name` or `uid`, with an optional `:group`, as the container's own files name them; its root
+    /// if absent. Without a `HOME` in the environment the user's own is added.
+    pub user: Option<String>,
     /// Columns and rows of a terminal, `None` for the three pipes that came along.
     pub terminal: Option<(u16, u16)>,
     /// The container has a user namespace.
     pub user_namespace: bool,
-    /// Capabilities that are taken away for good, by number.
-    pub dropped_capabilities: Vec<u32>,
+    /// What it may do.
+    pub confinement: Confinement,
 }
 
 /// What the daemon says.
@@ -175,15 +209,28 @@ pub enum ToInit {
         /// The container has a user namespace.
         user_namespace: bool,
     },
+    /// Do system calls for a container. Descriptors: the [`crate::emulator::EmulatorPlan`], the listener of its
+    /// init, its user namespace, the daemon's end of this channel.
+    Emulate,
+    /// Do those of a command in it as well. Descriptor: the listener.
+    Serve,
 }
 
 /// What `cml-init` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {
-    /// The container is put together. Descriptor: the listening service socket, if there is one.
-    Prepared(ChosenInit),
+    /// The container is put together. Descriptors: the listening service socket, if there is one.
+    Prepared {
+        /// What will run as init.
+        init: ChosenInit,
+        /// The listener of its system calls is the last descriptor.
+        listener: bool,
+    },
     /// The command runs. Descriptor: the terminal's master, if there is one.
-    Started,
+    Started {
+        /// The listener of its system calls is the last descriptor.
+        listener: bool,
+    },
     /// The command ended with this status, 128 + n for signal n.
     Ended {
         /// As a shell shows it.
@@ -191,6 +238,11 @@ pub enum FromInit {
     },
     /// The service socket is bound. Descriptor: the listening socket.
     Bound,
+    /// There is no such command; the process ends now.
+    NoProgram {
+        /// What was looked for.
+        name: String,
+    },
     /// It did not work; the process ends now.
     Failed {
         /// What it was doing.
@@ -222,9 +274,15 @@ pub fn unseal<P: DeserializeOwned>(plan: OwnedFd) -> crate::Result<P> {
 pub const MASKED: &[&str] = &[
     "/proc/kcore",
     "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
+    "/proc/pagetypeinfo",
+    "/proc/slabinfo",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/vmallocinfo",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/acpi",
@@ -246,8 +304,10 @@ pub const READ_ONLY: &[&str] = &[
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Dropped even where a user namespace confines root (runtime.md 2.5): LINUX_IMMUTABLE, IPC_OWNER, SYS_MODULE,
-/// SYS_PTRACE, SYS_PACCT, LEASE, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG.
-const DROPPED_ALWAYS: &[u32] = &[9, 15, 16, 19, 20, 28, 30, 31, 32, 33, 34];
+/// SYS_PTRACE, SYS_PACCT, LEASE, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG. And SYS_RAWIO, which the
+/// kernel only asks the host's root for: systemd takes it as the sign of a real machine, and then fails to mount
+/// the kernel's debugging file systems.
+const DROPPED_ALWAYS: &[u32] = &[9, 15, 16, 17, 19, 20, 28, 30, 31, 32, 33, 34];
 
 /// What root keeps where no user namespace confines it (docs/adr/0005-capabilities.md): CHOWN, DAC_OVERRIDE,
 /// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_BROADCAST, SYS_CHROOT, SYS_BOOT,
@@ -262,14 +322,25 @@ const KEPT_WITH_OWN_NETWORK: &[u32] = &[12, 13];
 /// The highest number that a capability set of the kernel can hold.
 const LAST_CAPABILITY: u32 = 63;
 
+/// SYS_MODULE: kept where modules are loaded for the guest, as a program that asks for one looks whether it has
+/// it. It means nothing to the kernel outside of the first user namespace.
+const SYS_MODULE: u32 = 16;
+
+/// SYS_TIME: what `allow_system_time` gives to a guest that no user namespace confines.
+const SYS_TIME: u32 = 25;
+
 /// The capabilities that a container never gets.
-pub fn dropped_capabilities(user_namespace: bool, own_network: bool) -> Vec<u32> {
-    if user_namespace {
-        return DROPPED_ALWAYS.to_vec();
+fn dropped_capabilities(calls: Allowances, own_network: bool) -> Vec<u32> {
+    if calls.user_namespace {
+        let dropped = DROPPED_ALWAYS.iter().copied();
+        return dropped
+            .filter(|number| *number != SYS_MODULE || !calls.modules)
+            .collect();
     }
     let kept = |number: &u32| {
         KEPT_WITHOUT_USER_NAMESPACE.contains(number)
             || (own_network && KEPT_WITH_OWN_NETWORK.contains(number))
+            || (calls.set_time && *number == SYS_TIME)
     };
     (0..=LAST_CAPABILITY)
         .filter(|number| !kept(number))

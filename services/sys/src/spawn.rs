@@ -41,6 +41,8 @@ pub const CHANNEL_FD: RawFd = 3;
 /// linux/sched.h; the constant of the libc crate has a type that is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const PROGRAM_FD: RawFd = 4;
+/// SIGRTMAX as the kernel counts.
+const LAST_SIGNAL: libc::c_int = 64;
 /// Descriptors are lifted above this so that dup2 onto 0 … 4 never hits one of them.
 const LIFT: RawFd = 10;
 
@@ -172,8 +174,19 @@ impl Child {
             {
                 libc::_exit(126);
             }
-            // Ignored signals survive an exec, handlers do not. The Rust runtime ignores SIGPIPE.
-            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            // Ignored signals survive an exec, handlers do not, and who has started the daemon may have ignored
+            // some. By the kernel's own call, as libc keeps two for itself;
+            // all zero is `struct sigaction` of the kernel for the default.
+            let default = [0_u64; 4];
+            for signal in 1..=LAST_SIGNAL {
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    signal,
+                    default.as_ptr(),
+                    std::ptr::null::<u64>(),
+                    size_of::<u64>(),
+                );
+            }
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());

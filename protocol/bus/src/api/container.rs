@@ -182,6 +182,9 @@ pub struct Exec {
     pub env: Vec<String>,
     /// Working directory in the container, `/` if absent.
     pub workdir: Option<String>,
+    /// Who runs it: `name` or `uid`, with an optional `:group`, as the container's own files name them; its root
+    /// if absent.
+    pub user: Option<String>,
     /// Give the command a terminal of this size; `None` gives it pipes.
     pub terminal: Option<WindowSize>,
 }
@@ -304,6 +307,14 @@ pub enum ContainerError {
         id: ContainerId,
         /// What failed.
         reason: String,
+    },
+    /// The container has no such program.
+    #[error("container {id}: there is no command `{name}`")]
+    NoProgram {
+        /// Which container.
+        id: ContainerId,
+        /// What was looked for.
+        name: String,
     },
     /// The kernel did not freeze or thaw the container.
     #[error("container {id}: {reason}")]

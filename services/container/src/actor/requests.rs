@@ -9,7 +9,10 @@ use cml_bus::{
     audit::Did,
     error::BusError,
 };
-use cml_sys::exec;
+use cml_sys::{
+    exec::{self, RunError, Target},
+    idmap::IdRange,
+};
 
 use super::One;
 use crate::{
@@ -127,26 +130,38 @@ impl Handler<Exec> for One {
             argv: request.argv,
             env: request.env,
             workdir: request.workdir,
+            user: request.user,
             terminal: request.terminal.map(|size| (size.cols, size.rows)),
         };
         let inside = plan::Inside {
             init_env: &live.running.init_env,
             user_namespace: live.running.id_slot.is_some(),
-            own_network: live.running.own_network,
+            confinement: &live.running.confinement,
         };
         let plan = plan::enter(inside, command);
         let (init, group) = (live.pidfd.clone(), live.running.group.clone());
+        let emulator = live.emulator.clone();
+        let ids = live.running.id_slot.and_then(IdRange::of_slot);
         let (env, events) = (self.env.clone(), self.env.events.clone());
         // Arguments may hold anything, the name of the program is what counts.
         let note = Did::Exec.to(id).meta("command", program);
         let run = async move {
             let failed = |reason: String| ContainerError::Exec { id, reason };
             let commands = env.commands.clone();
-            let running = commands
-                .run(move || exec::run(&env.program, &init, &group, &plan))
-                .await
-                .map_err(BusError::from)?
-                .map_err(|error| failed(error.to_string()))?;
+            let enter = move || {
+                let target = Target {
+                    init: &init,
+                    group: &group,
+                    ids,
+                    emulator: emulator.as_deref(),
+                };
+                exec::run(&env.program, target, &plan)
+            };
+            let running = commands.run(enter).await.map_err(BusError::from)?;
+            let running = running.map_err(|error| match error {
+                RunError::NoProgram(name) => ContainerError::NoProgram { id, name },
+                RunError::Failed(error) => failed(error.to_string()),
+            })?;
             session(running, commands).map_err(|error| failed(error.to_string()))
         };
         Box::pin(async move {

@@ -7,6 +7,7 @@
 pub mod atomic;
 pub mod cgroup;
 pub mod channel;
+pub mod device;
 pub mod dm;
 pub mod error;
 pub mod exec;

@@ -70,6 +70,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
         run: run.private().to_owned(),
         mounts: run.mounts()?,
         init: args.init(),
+        fifos: run.fifos(),
     };
     let system = System::new();
     let status = system.block_on(async {

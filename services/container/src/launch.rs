@@ -17,16 +17,20 @@ use cml_bus::{
     secret::Key,
 };
 use cml_sys::{
+    device::node::Dev,
     exec, file,
     host::{self, Tree},
+    idmap::IdRange,
     pidfd, proc,
 };
 use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE, text};
 
 use crate::{
+    devices::{self, Prepared, wanted::Wanted},
     env::Env,
     plan::{self, Planned, SERVICE_SOCKET, TreeSource},
     record::{Facts, Found, Record, Running, Undo, unwind},
+    resources,
     view::Guest,
     volumes::{
         OpenVolumes,
@@ -50,6 +54,10 @@ pub struct Live {
     volumes: OpenVolumes,
     /// The listening service socket.
     pub service: Option<OwnedFd>,
+    /// Its `/dev`; `None` if a daemon that was started anew did not find it.
+    pub dev: Option<Arc<Dev>>,
+    /// What the operator should know of its launch.
+    pub warnings: Vec<String>,
 }
 
 impl Live {
@@ -245,6 +253,11 @@ fn blocking_launch(
     let launched = plan::launch(config, resolved, access.setup, range)
         .map_err(Failed::from)
         .and_then(|planned| {
+            let mut wanted = Wanted::of(config);
+            if env.store.audio(id) {
+                wanted.grant(false, devices::sound());
+            }
+            let devices = env.devices.prepare(id, &config.name, wanted, range)?;
             let facts = Facts {
                 id_slot: slot.map(|(slot, _)| slot),
                 config: text::print_file(config),
@@ -255,12 +268,14 @@ fn blocking_launch(
                     cryptfs: env.volumes.mode(id, container.volumes),
                 },
                 group: env.hierarchies.group(&id.to_string()),
+                devices: devices.held.clone(),
                 setup: access.setup,
             };
-            attempt_or_undo(env, container, &planned, facts, access)
+            attempt_or_undo(env, container, &planned, devices, facts, access)
         });
     launched.map_err(|failed| {
         env.slots.give_back(id);
+        env.devices.ledger.release(id);
         failed.of(id)
     })
 }
@@ -284,6 +299,7 @@ fn attempt_or_undo(
     env: &Env,
     container: &Container<'_>,
     planned: &Planned,
+    devices: Prepared,
     facts: Facts,
     access: Access,
 ) -> Result<Live, Failed> {
@@ -296,8 +312,20 @@ fn attempt_or_undo(
         Found::Nothing | Found::Unreadable => Vec::new(),
     };
     undo.retain(|undo| matches!(undo, Undo::Volumes(_)) && *undo != volumes);
-    undo.extend([volumes, Undo::Group(facts.group.clone())]);
-    let attempted = attempt(env, container, planned, undo.clone(), facts, access);
+    undo.push(volumes);
+    if !planned.launch.fifos.is_empty() {
+        undo.push(Undo::Fifos(env.fifos.dir(id)));
+    }
+    undo.push(Undo::Group(facts.group.clone()));
+    let attempted = attempt(
+        env,
+        container,
+        planned,
+        devices,
+        undo.clone(),
+        facts,
+        access,
+    );
     attempted.map_err(|failed| match unwind(&undo) {
         Ok(()) => {
             env.records.remove(id);
@@ -312,6 +340,7 @@ fn attempt(
     env: &Env,
     container: &Container<'_>,
     planned: &Planned,
+    devices: Prepared,
     undo: Vec<Undo>,
     facts: Facts,
     access: Access,
@@ -333,13 +362,26 @@ fn attempt(
     };
     drop(access.key);
     let group = env.hierarchies.create(&id.to_string())?;
+    let limits = resources::plan(container.config, env.settings.limits);
+    let mut warnings = resources::apply(&group, &limits)?;
+    let Prepared {
+        held,
+        dev,
+        warnings: about_devices,
+    } = devices;
+    warnings.extend(about_devices);
+    let ids = planned.launch.ids;
+    warnings.extend(devices::confine(&group, &held, ids.is_some())?);
     let opened = planned
         .trees
         .iter()
-        .map(|tree| open_tree(env, &volumes, tree))
+        .map(|tree| match tree {
+            TreeSource::Fifo(name) => Ok(Opened::Fifo(env.fifos.make(id, name, ids)?)),
+            tree => open_tree(env, &volumes, tree),
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = opened.iter().map(Opened::tree).collect();
-    let mut prepared = host::prepare(&env.program, &planned.launch, &trees, &group)?;
+    let mut prepared = host::prepare(&env.program, &planned.launch, &dev, &trees, &group)?;
     prepared.go()?;
     let images = opened.into_iter().filter_map(Opened::image).collect();
     let mut live = Live {
@@ -349,6 +391,8 @@ fn attempt(
         pidfd: Arc::new(prepared.pidfd),
         images,
         volumes,
+        dev: Some(Arc::new(dev)),
+        warnings,
     };
     // A guest that the next daemon would not find must not run.
     live.note(env, id).inspect_err(|_| {
@@ -385,6 +429,7 @@ enum Opened<'a> {
     Image(Arc<ImageLease>),
     Volume(&'a OpenVolume),
     File { file: OwnedFd, read_only: bool },
+    Fifo(OwnedFd),
 }
 
 impl Opened<'_> {
@@ -394,17 +439,27 @@ impl Opened<'_> {
                 source: lease.root.as_fd(),
                 read_only: true,
                 no_suid: false,
+                unmapped: false,
             },
             Self::Volume(volume) => Tree {
                 source: volume.tree.as_fd(),
                 read_only: volume.read_only,
                 no_suid: false,
+                unmapped: false,
             },
             // Two containers may share a file: neither gives the other a program that runs as its owner.
             Self::File { file, read_only } => Tree {
                 source: file.as_fd(),
                 read_only: *read_only,
                 no_suid: true,
+                unmapped: false,
+            },
+            // The container's root is not the owner, or it could write (`fifos.rs`).
+            Self::Fifo(file) => Tree {
+                source: file.as_fd(),
+                read_only: false,
+                no_suid: true,
+                unmapped: true,
             },
         }
     }
@@ -412,7 +467,7 @@ impl Opened<'_> {
     fn image(self) -> Option<Arc<ImageLease>> {
         match self {
             Self::Image(lease) => Some(lease),
-            Self::Volume(_) | Self::File { .. } => None,
+            Self::Volume(_) | Self::File { .. } | Self::Fifo(_) => None,
         }
     }
 }
@@ -441,6 +496,7 @@ fn open_tree<'a>(
                 read_only: true,
             })
         }
+        TreeSource::Fifo(name) => Err(format!("pipe `{name}` is no tree of the guest OS").into()),
         TreeSource::File { name, .. } if name == SHARED_STORE => {
             Err(format!("`{name}` is what the shared files lie in, and none of them").into())
         }
@@ -494,7 +550,19 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
     let service = service
         .inspect_err(|error| tracing::warn!(container = %id, %error, "the guest cannot report"))
         .ok();
+    let ids = running.id_slot.and_then(IdRange::of_slot);
+    let held = &running.devices;
+    let config: Option<ContainerConfig> = text::parse(running.config.as_bytes()).ok();
+    let name = config.map_or_else(|| id.to_string(), |config| config.name);
+    env.devices.ledger.restore(id, &name, held);
+    let dev = held.dev.map(|dev| Dev::of(running.pid, dev, ids));
+    let dev = dev.and_then(|dev| {
+        dev.inspect_err(|error| tracing::warn!(container = %id, %error, "it gets no new devices"))
+            .ok()
+    });
     Some(Live {
+        dev: dev.map(Arc::new),
+        warnings: Vec::new(),
         record: record.clone(),
         running,
         pidfd: Arc::new(pidfd),
@@ -541,6 +609,7 @@ pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVo
         Ok(()) => {
             env.records.remove(id);
             env.slots.give_back(id);
+            env.devices.ledger.release(id);
         }
         Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
     }
@@ -566,4 +635,5 @@ pub fn give_up(env: &Env, id: ContainerId, kept: OpenVolumes) {
     drop(kept);
     adopt(env, id);
     env.slots.give_back(id);
+    env.devices.ledger.release(id);
 }

@@ -6,14 +6,18 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod autostart;
+mod devices;
 mod ending;
 mod entry;
 mod env;
 mod exec;
+mod fifos;
 pub mod fsm;
 mod guest_audit;
 mod guest_service;
 mod guestos;
+mod hotplug;
 mod ids;
 mod launch;
 mod load;
@@ -22,6 +26,8 @@ mod noted;
 mod one;
 mod plan;
 mod record;
+mod resources;
+mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -31,4 +37,5 @@ mod volumes;
 
 pub use env::{Env, Settings};
 pub use manager::Manager;
+pub use resources::Defaults;
 pub use volumes::Policy;

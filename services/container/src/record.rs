@@ -14,7 +14,9 @@ use cml_sys::{atomic, cgroup::Group, file, host::Prepared, plan::ChosenInit, pro
 use cml_wire::proto::{ContainerTrust, CryptfsMode};
 use serde::{Deserialize, Serialize};
 
-use crate::{env::private_dir, fsm::State, store::id_of, view::Guest, volumes::Traces};
+use crate::{
+    devices::Held, env::private_dir, fifos, fsm::State, store::id_of, view::Guest, volumes::Traces,
+};
 
 /// Everything about one container that is being launched or runs.
 ///
@@ -37,6 +39,8 @@ pub enum Undo {
     Group(Group),
     /// Close the volumes.
     Volumes(Traces),
+    /// Remove the directory of its pipes.
+    Fifos(PathBuf),
 }
 
 /// A guest that runs.
@@ -67,6 +71,9 @@ pub struct Running {
     pub state: State,
     /// Its groups.
     pub group: Group,
+    /// Its devices.
+    #[serde(default)]
+    pub devices: Held,
 }
 
 /// What a launch knows of a guest before it runs.
@@ -84,6 +91,8 @@ pub struct Facts {
     pub guest: Guest,
     /// Its groups.
     pub group: Group,
+    /// Its devices.
+    pub devices: Held,
     /// It is in setup mode.
     pub setup: bool,
 }
@@ -107,6 +116,7 @@ impl Running {
                 false => State::Booting,
             },
             group: facts.group,
+            devices: facts.devices,
         }
     }
 
@@ -143,6 +153,7 @@ impl Undo {
                 .and_then(|()| group.remove())
                 .map_err(|error| error.to_string()),
             Self::Volumes(traces) => traces.remove(),
+            Self::Fifos(dir) => fifos::remove(dir),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     cgroup::Group,
     channel::Channel,
+    device::node::Dev,
     error::{Context, Error, Result},
     idmap::IdRange,
     memfd,
@@ -32,6 +33,8 @@ pub struct Tree<'a> {
     pub read_only: bool,
     /// Set-uid bits mean nothing.
     pub no_suid: bool,
+    /// Its owners are those of the host, whom the container does not know.
+    pub unmapped: bool,
 }
 
 /// A container that is put together and waits for [`Prepared::go`].
@@ -58,6 +61,7 @@ pub struct Prepared {
 pub fn prepare(
     program: &OwnedFd,
     plan: &LaunchPlan,
+    dev: &Dev,
     trees: &[Tree<'_>],
     group: &Group,
 ) -> Result<Prepared> {
@@ -67,7 +71,7 @@ pub fn prepare(
         net: plan.own_network,
     };
     let spawned = spawn(program, c"cml-init", Some(namespaces), unified.as_ref())?;
-    match hand_over(&spawned, plan, trees, group) {
+    match hand_over(&spawned, plan, dev, trees, group) {
         Ok((init, service, start_time)) => Ok(Prepared {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
@@ -92,6 +96,7 @@ fn put_away(process: &OwnedFd) {
 fn hand_over(
     spawned: &Spawned,
     launch: &LaunchPlan,
+    dev: &Dev,
     trees: &[Tree<'_>],
     group: &Group,
 ) -> Result<(ChosenInit, Option<OwnedFd>, u64)> {
@@ -107,7 +112,8 @@ fn hand_over(
         .collect::<Result<_>>()?;
     let text = plan::seal(launch)?;
     spawned.release()?;
-    let fds: Vec<BorrowedFd<'_>> = std::iter::once(&text)
+    let fds: Vec<BorrowedFd<'_>> = [&text, dev.tree()]
+        .into_iter()
         .chain(&trees)
         .map(AsFd::as_fd)
         .collect();
@@ -140,6 +146,7 @@ fn copy_for_guest(tree: &Tree<'_>, userns: Option<&OwnedFd>) -> Result<OwnedFd> 
         no_dev: true,
         ..Restrict::default()
     };
+    let userns = userns.filter(|_| !tree.unmapped);
     mount::set_attributes(&copy, restrict, userns.map(AsFd::as_fd))?;
     Ok(copy)
 }

@@ -34,5 +34,7 @@ pub mod ready;
 pub mod signal;
 pub mod space;
 pub mod spawn;
+pub mod uevent;
+pub mod usb;
 
 pub use error::{Error, Result};

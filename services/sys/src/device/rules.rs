@@ -97,7 +97,8 @@ impl fmt::Display for Access {
 }
 
 /// Some devices, and rights to them; `None` stands for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Rule {
     /// Of this kind.
     pub kind: Option<Kind>,
@@ -129,6 +130,15 @@ impl Rule {
             minor: Some(device.minor),
             access: Access::ALL,
         }
+    }
+
+    /// The device, if it is about one alone.
+    pub fn device(&self) -> Option<Device> {
+        Some(Device {
+            kind: self.kind?,
+            major: self.major?,
+            minor: self.minor?,
+        })
     }
 
     /// Whether it is about this device.
@@ -224,6 +234,20 @@ impl FromStr for Rule {
 
     fn from_str(text: &str) -> Result<Self, BadRule> {
         Self::parse(text, Access::ALL)
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = BadRule;
+
+    fn try_from(text: String) -> Result<Self, BadRule> {
+        text.parse()
+    }
+}
+
+impl From<Rule> for String {
+    fn from(rule: Rule) -> Self {
+        rule.to_string()
     }
 }
 

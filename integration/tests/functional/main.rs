@@ -3,8 +3,10 @@
 
 mod adoption;
 mod audit;
+mod autostart;
 mod command_line;
 mod configuration;
+mod devices;
 mod encryption;
 mod exec;
 mod freezer;
@@ -15,6 +17,7 @@ mod guests;
 mod lifecycle;
 mod pin;
 mod provisioning;
+mod resources;
 mod verity;
 mod volumes;
 mod wipe;

@@ -6,5 +6,6 @@ mod crashes;
 mod crowds;
 mod damage;
 mod garbage;
+mod hogs;
 mod hostile_guests;
 mod power_cuts;

@@ -70,6 +70,8 @@ pub struct One {
     brake: RebootBrake,
     /// Whoever changes its devices does so in turn.
     device_changes: Arc<Mutex<()>>,
+    /// There was news of devices while it was being launched.
+    missed_devices: bool,
     /// The pause before a guest that reboots again and again is started.
     pausing: Option<SpawnHandle>,
     /// The configuration from the next launch on.
@@ -103,6 +105,7 @@ impl One {
             asking: None,
             brake: RebootBrake::default(),
             device_changes: Arc::default(),
+            missed_devices: false,
             pausing: None,
             next: None,
             manager,
@@ -237,6 +240,14 @@ impl One {
             .send_modify(|view| view.guest = Some(live.running.guest()));
         self.hold(live, context);
         self.report(Event::Launched, context);
+        if std::mem::take(&mut self.missed_devices) {
+            let look = self.look_again();
+            context.spawn(look.map(|looked, one, _| {
+                if let Err(error) = looked {
+                    tracing::warn!(container = %one.id, %error, "it was not told of a device");
+                }
+            }));
+        }
         Started { warnings }
     }
 

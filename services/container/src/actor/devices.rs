@@ -20,6 +20,7 @@ use super::One;
 use crate::{
     devices::{self, Held, Plugged, wanted},
     env::Env,
+    fsm::State,
     one::Plug,
 };
 
@@ -271,7 +272,7 @@ impl One {
     }
 
     /// Some news were lost: what is there now counts. What has gone keeps a node that leads nowhere.
-    fn look_again(&self) -> ResponseActFuture<Self, Result<(), ContainerError>> {
+    pub(super) fn look_again(&self) -> ResponseActFuture<Self, Result<(), ContainerError>> {
         let look = self.look(|env| usb::all(env.devices.sys()));
         let nodes = self.on_dev(|env, dev, held| {
             for node in env.devices.nodes(&held.rules)? {
@@ -359,6 +360,8 @@ impl Handler<Plug> for One {
     type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
 
     fn handle(&mut self, plug: Plug, _: &mut Context<Self>) -> Self::Result {
+        // Its launch may have looked at `/dev` before or after this.
+        self.missed_devices |= matches!(self.state(), State::Starting { .. });
         let event = match plug {
             Plug::Lost => return self.look_again(),
             Plug::Event(event) => event,

@@ -222,3 +222,20 @@ fn a_record_of_an_earlier_daemon_is_still_understood() {
     assert_eq!(group.pids.as_deref(), Some(Path::new("/p")));
     assert!(group.v1.is_empty());
 }
+
+#[test]
+fn a_freeze_that_the_kernel_does_not_manage_ends_with_an_error_and_is_taken_back() {
+    // A task in a system call that cannot be interrupted never becomes frozen (LIF-03).
+    let dir = tree(&[
+        ("cgroup.freeze", "0"),
+        ("cgroup.events", "populated 1\nfrozen 0\n"),
+    ]);
+    let group = Group {
+        unified: Some(dir.path().to_owned()),
+        ..Group::none()
+    };
+    let error = group.set_frozen(true).unwrap_err();
+    assert_eq!(error.source.kind(), std::io::ErrorKind::TimedOut);
+    let left = fs::read_to_string(dir.path().join("cgroup.freeze")).unwrap();
+    assert_eq!(left, "0");
+}

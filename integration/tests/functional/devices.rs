@@ -33,8 +33,8 @@ fn opens(daemon: &Daemon, name: &str, node: &str) -> bool {
 
 // Nodes of this machine that are on no default list and can be opened without doing anything. All tests run
 // on one kernel: of each of these, only one test may assign it, or tell the kernel's news of it.
-/// For reading and writing by root: `/dev/btrfs-control`.
-const SHARED: &str = "c 10:234";
+/// `/dev/loop-control`
+const SHARED: &str = "c 10:237";
 /// `/dev/autofs`
 const ASSIGNED: &str = "c 10:235";
 
@@ -57,35 +57,35 @@ fn rules_are_kept(groups: Groups) {
         assert_eq!(listed.status, 0, "{node}");
     }
     assert!(opens(&daemon, "other", "/dev/zero"));
-    assert!(opens(&daemon, "web", "/dev/btrfs-control"));
+    assert!(opens(&daemon, "web", "/dev/loop-control"));
     assert_ne!(
-        sh(&daemon, "web", "exec 3>>/dev/btrfs-control").status,
+        sh(&daemon, "web", "exec 3>>/dev/loop-control").status,
         0,
         "not for writing"
     );
-    assert_ne!(sh(&daemon, "other", "[ -e /dev/btrfs-control ]").status, 0);
+    assert_ne!(sh(&daemon, "other", "[ -e /dev/loop-control ]").status, 0);
     let control = daemon.control();
     control.ok(&["dev_access", "other", SHARED, "r"]);
-    assert!(opens(&daemon, "other", "/dev/btrfs-control"));
+    assert!(opens(&daemon, "other", "/dev/loop-control"));
     control.ok(&["dev_access", "web", "deny", SHARED]);
-    assert_ne!(sh(&daemon, "web", "[ -e /dev/btrfs-control ]").status, 0);
+    assert_ne!(sh(&daemon, "web", "[ -e /dev/loop-control ]").status, 0);
     daemon.crash();
     daemon.start();
     assert!(
-        opens(&daemon, "other", "/dev/btrfs-control"),
+        opens(&daemon, "other", "/dev/loop-control"),
         "kept over a restart"
     );
     // The old form: a rule alone, and one without rights denies.
     let control = daemon.control();
-    control.ok(&["dev_access", "web", "c 10:234 rwm"]);
-    assert!(opens(&daemon, "web", "/dev/btrfs-control"));
-    control.ok(&["dev_access", "web", "c 10:234"]);
-    assert!(!opens(&daemon, "web", "/dev/btrfs-control"));
+    control.ok(&["dev_access", "web", "c 10:237 rwm"]);
+    assert!(opens(&daemon, "web", "/dev/loop-control"));
+    control.ok(&["dev_access", "web", "c 10:237"]);
+    assert!(!opens(&daemon, "web", "/dev/loop-control"));
     // What the command gave lasts until the container stops.
     control.ok(&["stop", "other"]);
     daemon.wait_for("other", "STOPPED");
     control.ok(&["start", "other"]);
-    assert_ne!(sh(&daemon, "other", "[ -e /dev/btrfs-control ]").status, 0);
+    assert_ne!(sh(&daemon, "other", "[ -e /dev/loop-control ]").status, 0);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_node_that_a_container_makes_itself_is_no_way_to_a_device() {
     daemon
         .control()
         .ok(&["dev_access", "web", "allow", SHARED, "m"]);
-    let made = sh(&daemon, "web", "mknod /dev/x c 10 234 && exec 3</dev/x");
+    let made = sh(&daemon, "web", "mknod /dev/x c 10 237 && exec 3</dev/x");
     assert_ne!(made.status, 0, "{made:?}");
     let made = sh(&daemon, "web", "mknod /dev/y c 10 63");
     assert_ne!(made.status, 0, "{made:?}");
@@ -136,11 +136,11 @@ fn nodes_have_the_owner_and_mode_of_the_host_as_seen_from_inside() {
             rustix::fs::minor(number)
         )
     };
-    for node in ["/dev/null", "/dev/btrfs-control", "/dev/tty1"] {
+    for node in ["/dev/null", "/dev/loop-control", "/dev/tty1"] {
         assert_eq!(seen(node), host(node), "{node}");
     }
     assert!(
-        opens(&daemon, "web", "/dev/btrfs-control"),
+        opens(&daemon, "web", "/dev/loop-control"),
         "its own root may"
     );
 }
@@ -169,14 +169,14 @@ fn a_device_for_oneself_is_refused_to_others_with_the_holders_name() {
     let (_, started) = start(
         &daemon,
         "shares",
-        "allow_dev: \"c 10:235\"\nallow_dev: \"c 10:234\"\n",
+        "allow_dev: \"c 10:235\"\nallow_dev: \"c 10:237\"\n",
     );
     assert!(
         started.err.contains("warning") && started.err.contains("`holder`"),
         "{started:?}"
     );
     assert!(!opens(&daemon, "shares", "/dev/autofs"));
-    assert!(opens(&daemon, "shares", "/dev/btrfs-control"));
+    assert!(opens(&daemon, "shares", "/dev/loop-control"));
     let access = daemon
         .control()
         .refused(&["dev_access", "shares", ASSIGNED, "r"], "CMD_FAILED");

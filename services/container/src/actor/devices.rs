@@ -296,11 +296,10 @@ impl One {
                 .map(|plugged| one.change_devices(Change::PlugOut(plugged)))
                 .collect();
             changes.extend(found.iter().map(|device| one.plug_in(device)));
-            let all = changes.into_iter().fold(
+            changes.into_iter().fold(
                 Box::pin(fut::ok(())) as ResponseActFuture<Self, _>,
                 |all, next| Box::pin(all.then(|_, _, _| next)),
-            );
-            all
+            )
         }))
     }
 }

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use cml_bus::{
     actor::{ActorFutureExt, Context, Handler, ResponseActFuture, WrapFuture, fut},
     api::container::{ContainerError, SetAudio, SetDevice},
+    audit::Did,
     error::BusError,
 };
 use cml_sys::{
@@ -21,6 +22,7 @@ use crate::{
     devices::{self, Held, Plugged, wanted},
     env::Env,
     fsm::State,
+    noted,
     one::Plug,
 };
 
@@ -308,10 +310,15 @@ impl Handler<SetDevice> for One {
     type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
 
     fn handle(&mut self, request: SetDevice, _: &mut Context<Self>) -> Self::Result {
-        match request.rule.parse() {
+        let changed = match request.rule.parse() {
             Ok(verdict) => self.change_devices(Change::Rule(verdict)),
             Err(error) => Box::pin(fut::err(self.device_error(error))),
-        }
+        };
+        let note = Did::SetDevice.to(self.id).meta("rule", request.rule);
+        Box::pin(changed.map(|changed, one, _| {
+            one.env.events.audit(noted::outcome(note, &changed));
+            changed
+        }))
     }
 }
 
@@ -348,6 +355,12 @@ impl Handler<SetAudio> for One {
             keep.into_actor(one)
         });
         Box::pin(kept.map(move |kept, one, _| {
+            let did = match allowed {
+                true => Did::AllowAudio,
+                false => Did::DenyAudio,
+            };
+            let note = noted::outcome(did.to(one.id), &kept);
+            one.env.events.audit(note);
             let sound = kept?;
             one.view.send_modify(|view| view.audio = allowed);
             Ok((!sound).then(|| "denied; this device has no sound anyway".to_owned()))

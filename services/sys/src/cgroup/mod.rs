@@ -123,17 +123,15 @@ impl Hierarchies {
             ));
         }
         let group = self.group(name);
+        for path in group.paths() {
+            make(path)?;
+        }
+        // Only now, when nobody else can take the common parent away any more (`remove_parent`).
         if let Some(root) = &self.unified {
-            v2::enable(root, &root.join(PARENT))?;
+            v2::enable(root, &root.join(PARENT));
         }
         if let Some(root) = self.v1.get(&Controller::Cpuset) {
-            v1::open_cpuset(root, &root.join(PARENT))?;
-        }
-        for path in group.paths() {
-            fs::create_dir_all(path).context("make group", path.display())?;
-        }
-        if let Some(path) = group.v1.get(&Controller::Cpuset) {
-            v1::inherit_cpuset(path)?;
+            v1::fill_cpuset(root, &[PARENT, name])?;
         }
         Ok(group)
     }
@@ -161,6 +159,21 @@ impl Hierarchies {
         }
     }
 }
+
+/// Makes a group and its parent. Another daemon on this machine may take the empty parent away in between.
+fn make(path: &Path) -> Result<()> {
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    for _ in 0..PARENT_TRIES {
+        match fs::create_dir_all(path) {
+            Err(error) if absent(&error) => {}
+            made => return made.context("make group", path.display()),
+        }
+    }
+    fs::create_dir_all(path).context("make group", path.display())
+}
+
+/// It happens when a daemon ends at the same moment, which not many do.
+const PARENT_TRIES: u32 = 100;
 
 fn below(root: &Path, name: &str) -> PathBuf {
     root.join(PARENT).join(name)

@@ -126,7 +126,7 @@ fn controllers_are_handed_down_once_from_the_root_to_the_common_parent() {
         ("cml/cgroup.controllers", "cpuset cpu memory pids"),
         ("cml/cgroup.subtree_control", "cpuset cpu memory"),
     ]);
-    v2::enable(dir.path(), &dir.path().join("cml")).unwrap();
+    v2::enable(dir.path(), &dir.path().join("cml"));
     let file = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
     assert_eq!(file("cgroup.subtree_control"), "cpuset cpu memory pids");
     // A plain file is overwritten from its beginning.

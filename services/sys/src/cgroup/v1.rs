@@ -108,19 +108,16 @@ impl super::Files for Files<'_> {
     }
 }
 
-/// A group of version 1 has no processors and no memory nodes before it gets some: the common parent gets
-/// all that there are.
-pub(super) fn open_cpuset(root: &Path, parent: &Path) -> Result<()> {
-    fs::create_dir_all(parent).context("make group", parent.display())?;
-    copy_cpuset(root, parent)
-}
-
-/// A container's group gets what its parent has.
-pub(super) fn inherit_cpuset(group: &Path) -> Result<()> {
-    match group.parent() {
-        Some(parent) => copy_cpuset(parent, group),
-        None => Ok(()),
+/// A group of version 1 has no processors and no memory nodes before it gets some: each group of this path gets what
+/// its parent has.
+pub(super) fn fill_cpuset(root: &Path, path: &[&str]) -> Result<()> {
+    let mut parent = root.to_owned();
+    for name in path {
+        let group = parent.join(name);
+        copy_cpuset(&parent, &group)?;
+        parent = group;
     }
+    Ok(())
 }
 
 fn copy_cpuset(from: &Path, to: &Path) -> Result<()> {

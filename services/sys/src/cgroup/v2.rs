@@ -1,9 +1,6 @@
 //! Control files of version 2: one group, with the controllers that its parents hand down.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     limits::{Controller, Limit},
@@ -11,7 +8,7 @@ use super::{
     usage::Usage,
     write,
 };
-use crate::error::{Context, Result};
+use crate::error::Result;
 
 /// Controllers that containers get.
 const WANTED: &[Controller] = &[
@@ -25,8 +22,7 @@ const WANTED: &[Controller] = &[
 /// Has the root and our common parent hand down every controller that there is. A group with processes of its
 /// own, such as the one of a daemon in a container, hands none down; then they count as missing (runtime.md 9,
 /// number 63).
-pub(super) fn enable(root: &Path, parent: &Path) -> Result<()> {
-    fs::create_dir_all(parent).context("make group", parent.display())?;
+pub(super) fn enable(root: &Path, parent: &Path) {
     for group in [root, parent] {
         let there = read(&group.join("cgroup.controllers")).unwrap_or_default();
         let on = read(&group.join("cgroup.subtree_control")).unwrap_or_default();
@@ -37,7 +33,6 @@ pub(super) fn enable(root: &Path, parent: &Path) -> Result<()> {
             }
         }
     }
-    Ok(())
 }
 
 /// Whether a group has this controller.

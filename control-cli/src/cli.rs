@@ -109,6 +109,27 @@ Examples:
   control audit verify
   control --format json audit list";
 
+const STATS_HELP: &str = "\
+Memory does not count what the kernel can drop at once. A column is `-` where the device does
+not count. With --format json there are counters since the start, and with --watch one
+document a line.
+
+Examples:
+  control stats
+  control stats web --watch=1";
+
+const DEVICE_HELP: &str = "\
+A rule is c, b or a (character, block, all), major:minor with * for all, and some of r, w, m
+(read, write, make a node; none of them means all). Without `allow` or `deny` before it, a rule with
+rights allows and one without rights denies. What is to last belongs into `allow_dev` or
+`assign_dev` of the configuration.
+
+Examples:
+  control dev_access web allow c 10:200 rw
+  control dev_access web deny c 10:200 w
+  control dev_access web \"c 10:200 rwm\"
+  control dev_access web \"c 10:200\"       denies";
+
 const RUN_HELP: &str = "\
 The command gets a terminal if standard input or standard output is one; else pipes, which
 pass every byte unchanged and keep standard error apart. `nopty` before the command means -T.
@@ -328,6 +349,31 @@ pub enum Command {
     UnassignIface(Interface),
     /// List the network interfaces of a running container
     Ifaces(Target),
+    /// Show what running containers use of the device
+    #[command(after_help = STATS_HELP)]
+    Stats {
+        /// Name or UUID; without it all containers that run
+        container: Option<String>,
+        /// Go on showing, every 2 seconds or every SECONDS
+        #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+              default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..=3600))]
+        watch: Option<u32>,
+    },
+    /// Let a running container use devices, or forbid it, until it stops
+    #[command(name = "dev_access", visible_alias = "dev-access", after_help = DEVICE_HELP)]
+    DevAccess {
+        /// Name or UUID
+        container: String,
+        /// `c 10:200 rw`, `allow c 10:200 rw` or `deny c 10:200`
+        #[arg(required = true, value_name = "RULE")]
+        rule: Vec<String>,
+    },
+    /// Let a container use the sound devices, at once and at its later starts
+    #[command(name = "allow_audio", visible_alias = "allow-audio")]
+    AllowAudio(Target),
+    /// Take the sound devices from a container, at once and at its later starts
+    #[command(name = "deny_audio", visible_alias = "deny-audio")]
+    DenyAudio(Target),
     /// Tell whether the device is in provisioned mode
     #[command(name = "get_provisioned", visible_alias = "get-provisioned")]
     GetProvisioned(Ignored),

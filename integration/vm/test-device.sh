@@ -63,6 +63,9 @@ STEPS
 # Their devices have names that others would clash with.
 step dm --ignored --test-threads 1
 step functional --include-ignored --test-threads 2 encryption volumes wipe verity
+# Here cgroup2 has all controllers, and no version 1 is mounted.
+step functional --include-ignored --test-threads 2 resources::limits_are_kept_by_version_2_alone \
+    resources::a_hog_of_memory devices::rules_are_kept_by_the_groups freezer
 step robustness --include-ignored --test-threads 2 damage
 STEPS
     fi

@@ -4,11 +4,13 @@ mod audit;
 mod check;
 mod containers;
 mod device;
+mod devices;
 mod guestos;
 mod ifaces;
 mod logs;
 mod power;
 mod run;
+mod stats;
 
 use std::{
     fs,
@@ -66,11 +68,19 @@ impl Context<'_> {
         expected: Code,
         words: Words<'_>,
     ) -> Result<u8, CliError> {
-        let Shown { out, err, status } = render::reply(self.format, reply, expected, words);
+        let Shown {
+            out,
+            err,
+            warnings,
+            status,
+        } = render::reply(self.format, reply, expected, words);
         let mut stdout = io::stdout().lock();
         let written = stdout
             .write_all(out.as_bytes())
             .and_then(|()| stdout.flush());
+        for warning in warnings {
+            exit::complain(&format!("warning: {warning}"));
+        }
         if !err.is_empty() {
             exit::complain(&err);
         }
@@ -170,6 +180,26 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::AssignIface(given) => ifaces::assign(&context, &given),
         Command::UnassignIface(given) => ifaces::unassign(&context, &given),
         Command::Ifaces(target) => ifaces::list(&context, &target.container),
+        Command::Stats { container, watch } => stats::stats(&context, container.as_deref(), watch),
+        Command::DevAccess { container, rule } => devices::access(&context, &container, &rule),
+        Command::AllowAudio(target) => containers::simple(
+            &context,
+            &target.container,
+            wire::Command::ContainerAllowaudio,
+            Words {
+                action: "allow_audio",
+                done: "may use the sound devices",
+            },
+        ),
+        Command::DenyAudio(target) => containers::simple(
+            &context,
+            &target.container,
+            wire::Command::ContainerDenyaudio,
+            Words {
+                action: "deny_audio",
+                done: "may not use the sound devices",
+            },
+        ),
         Command::GetProvisioned(_) => device::get_provisioned(&context),
         Command::Audit {
             what: cli::Audit::List { container, last },

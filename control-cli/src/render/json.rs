@@ -46,6 +46,12 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
                 reply.container_ifaces.clone().into(),
             );
         }
+        Ok(Code::ContainerStats) => {
+            document.insert(
+                "containers".into(),
+                list(&reply.container_stats, super::stats::json),
+            );
+        }
         Ok(Code::CaList) => {
             document.insert("cas".into(), list(&reply.ca_certificates, ca));
         }
@@ -71,6 +77,9 @@ pub fn reply(reply: &DaemonToController, good: bool) -> String {
     }
     if let Some(done) = &reply.done_text {
         document.insert("done".into(), done.as_str().into());
+    }
+    if !reply.warnings.is_empty() {
+        document.insert("warnings".into(), reply.warnings.clone().into());
     }
     if !good {
         document.insert("error".into(), exit::reason(reply).into());
@@ -104,7 +113,7 @@ fn list<T>(items: &[T], one: fn(&T) -> Value) -> Value {
 }
 
 /// Leaves out what was not sent.
-fn present(value: Value) -> Value {
+pub(super) fn present(value: Value) -> Value {
     match value {
         Value::Object(map) => map
             .into_iter()
@@ -115,7 +124,7 @@ fn present(value: Value) -> Value {
 }
 
 fn container(one: &ContainerStatus) -> Value {
-    json!({
+    present(json!({
         "uuid": one.uuid,
         "name": one.name,
         "type": name!(ContainerType, one.r#type),
@@ -125,7 +134,8 @@ fn container(one: &ContainerStatus) -> Value {
         "guestos": one.guestos,
         "trust_level": name!(ContainerTrust, one.trust_level),
         "cryptfs_mode": name!(CryptfsMode, one.cryptfs_mode),
-    })
+        "audio": one.audio,
+    }))
 }
 
 fn iface(one: &ContainerIface) -> Value {
@@ -183,6 +193,11 @@ fn config(one: &ContainerConfig) -> Value {
         "token_type": name!(ContainerTokenType, one.token_type),
         "usb_pin_entry": one.usb_pin_entry,
         "enable_xorg_compat": one.enable_xorg_compat,
+        "pids_limit": one.pids_limit,
+        "cpu_weight": one.cpu_weight,
+        "swap_limit": one.swap_limit,
+        "autostart_order": one.autostart_order,
+        "restart_on_failure": one.restart_on_failure,
     }))
 }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod json;
+pub mod stats;
 mod table;
 mod text;
 
@@ -40,6 +41,8 @@ pub struct Shown {
     pub out: String,
     /// For standard error, one line; may be empty.
     pub err: String,
+    /// For standard error, a line each: what was done, but not in every respect as one would expect.
+    pub warnings: Vec<String>,
     /// The exit status.
     pub status: u8,
 }
@@ -68,7 +71,17 @@ pub fn reply(
         (Format::Table, false) => (String::new(), failed()),
     };
     let status = if good { exit::OK } else { exit::REFUSED };
-    Shown { out, err, status }
+    let warnings = match format {
+        // In the document.
+        Format::Json => Vec::new(),
+        _ => reply.warnings.iter().map(|one| printable(one)).collect(),
+    };
+    Shown {
+        out,
+        err,
+        warnings,
+        status,
+    }
 }
 
 /// Text from elsewhere, without what could command a terminal.

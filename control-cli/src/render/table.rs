@@ -18,6 +18,7 @@ pub fn reply(reply: &DaemonToController, words: Words<'_>) -> String {
         Ok(Code::ContainerStatus) => containers(&reply.container_status),
         Ok(Code::GuestosConfigsList) => guestos(&reply.guestos_configs),
         Ok(Code::ContainerIfaces) => ifaces(reply),
+        Ok(Code::ContainerStats) => super::stats::table(&reply.container_stats, &[]),
         Ok(Code::CaList) => cas(&reply.ca_certificates),
         Ok(Code::ContainerConfig) if words.done.is_empty() => configs(reply),
         Ok(Code::ContainerConfig) => created(reply, words),

@@ -71,6 +71,7 @@ fn status() -> ContainerStatus {
         guestos: "minios".into(),
         trust_level: ContainerTrust::Signed.into(),
         cryptfs_mode: CryptfsMode::IntegrityEncrypt.into(),
+        audio: None,
     }
 }
 
@@ -104,7 +105,9 @@ fn config() -> DaemonToController {
 }
 
 fn show(format: Format, message: &DaemonToController, expected: Code) -> (String, String, u8) {
-    let Shown { out, err, status } = reply(format, message, expected, WORDS);
+    let Shown {
+        out, err, status, ..
+    } = reply(format, message, expected, WORDS);
     (out, err, status)
 }
 

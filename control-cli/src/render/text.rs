@@ -1,7 +1,7 @@
 //! The form of the old client, for scripts that search it (protocol.md 1.6, 4.1).
 
 use cml_wire::{
-    proto::{DaemonToController, daemon_to_controller::Code},
+    proto::{ContainerStatus, DaemonToController, daemon_to_controller::Code},
     text,
 };
 
@@ -23,6 +23,15 @@ fn without_extensions(reply: &DaemonToController) -> DaemonToController {
         pin_required: None,
         progress: None,
         done_text: None,
+        warnings: Vec::new(),
+        container_status: reply
+            .container_status
+            .iter()
+            .map(|status| ContainerStatus {
+                audio: None,
+                ..status.clone()
+            })
+            .collect(),
         ..reply.clone()
     }
 }

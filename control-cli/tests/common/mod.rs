@@ -152,6 +152,7 @@ pub fn status_list() -> DaemonToController {
             guestos: "minios".into(),
             trust_level: 1,
             cryptfs_mode: 4,
+            audio: None,
         }],
         ..bare(Code::ContainerStatus)
     }

@@ -6,6 +6,7 @@ mod attack;
 mod audit;
 mod facts;
 mod guest;
+mod hog;
 mod report;
 
 use std::{env, process::exit};
@@ -25,10 +26,13 @@ fn main() {
         ["audit", "lie"] => audit::lie(),
         ["audit", "wait"] => audit::wait(),
         ["flood", "service"] => guest::flood(),
+        ["hog", "forks"] => hog::forks(),
+        ["hog", "memory"] => hog::memory(),
+        ["hog", "files"] => hog::files(),
         ["fill", bytes] => guest::fill(bytes.parse().unwrap()),
         _ => {
             eprintln!(
-                "usage: probe facts | report | attack exe | init service|silent|stubborn | init exit N | audit fetch N|lie|wait | flood service | fill N"
+                "usage: probe facts | report | attack exe | init service|silent|stubborn | init exit N | audit fetch N|lie|wait | flood service | hog forks|memory|files | fill N"
             );
             exit(2);
         }

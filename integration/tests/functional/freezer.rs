@@ -77,3 +77,27 @@ fn a_stopped_container_cannot_be_frozen() {
         assert!(refused.err.contains("not running"), "{refused:?}");
     }
 }
+
+#[test]
+fn setup_mode_comes_back_to_setup_mode_by_way_of_the_same_states() {
+    let daemon = Daemon::default();
+    let uuid = daemon.create("name: \"web\"\nguest_os: \"busybox\"\ntoken_type: NONE\n");
+    let control = daemon.control();
+    control.ok(&["start", "web", "--setup"]);
+    daemon.wait_for("web", "SETUP");
+    control.ok(&["freeze", "web"]);
+    assert_eq!(daemon.state("web"), "FROZEN");
+    let log = daemon.log();
+    let states: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("state changed") && line.contains(&uuid))
+        .filter_map(|line| line.split("state=").nth(1))
+        .collect();
+    let end = &states[states.len() - 2..];
+    assert_eq!(end, ["\"FREEZING\"", "\"FROZEN\""], "{states:?}");
+    control.ok(&["unfreeze", "web"]);
+    assert_eq!(daemon.state("web"), "SETUP");
+    control.ok(&["freeze", "web"]);
+    control.ok(&["stop", "web"]);
+    daemon.wait_for("web", "STOPPED");
+}

@@ -3,9 +3,11 @@
 
 mod adoption;
 mod audit;
+mod autostart;
 mod command_line;
 mod configuration;
 mod debian;
+mod devices;
 mod encryption;
 mod exec;
 mod freezer;
@@ -17,6 +19,7 @@ mod lifecycle;
 mod network;
 mod pin;
 mod provisioning;
+mod resources;
 mod verity;
 mod volumes;
 mod wipe;

@@ -6,6 +6,7 @@ mod crashes;
 mod crowds;
 mod damage;
 mod garbage;
+mod hogs;
 mod hostile_guests;
 mod networks;
 mod power_cuts;

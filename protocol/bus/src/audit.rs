@@ -155,6 +155,12 @@ events! {
         Freeze = "container-freeze",
         /// Ours: a container was thawed.
         Thaw = "container-unfreeze",
+        /// Ours: a running container was given a device, or a device was taken from it; `rule`.
+        SetDevice = "container-dev-access",
+        /// Ours: a container may use the sound devices.
+        AllowAudio = "container-allow-audio",
+        /// Ours: a container may not use the sound devices.
+        DenyAudio = "container-deny-audio",
     }
     "GUESTOS_MGMT" {
         /// A trusted signature.

@@ -62,6 +62,8 @@ pub struct Places {
     pub network: Arc<Namespace>,
     /// The mounts of the host, which outlive the daemon.
     pub host_mounts: Arc<Place>,
+    /// Where the host's ends of pipes into containers are.
+    pub fifos: PathBuf,
 }
 
 /// The services cannot be put together.
@@ -252,6 +254,13 @@ pub fn compose(
         signed_configs: device.config.signed_configs(),
         host_dns: device.config.host_dns().to_owned(),
         mounts: places.mounts.join("volumes"),
+        fifos: places.fifos,
+        limits: cml_container::Defaults {
+            pids: device.config.default_pids_limit(),
+            ram: device.config.default_ram_limit(),
+        },
+        dev: "/dev".into(),
+        sys: "/sys".into(),
         volumes: cml_container::Policy {
             allow_fscrypt: device.config.storage_fallback() == StorageFallback::Fscrypt,
             reserve: device.config.free_space_reserve(),

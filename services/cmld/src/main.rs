@@ -74,6 +74,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
         init: args.init(),
         network,
         host_mounts,
+        fifos: run.fifos(),
     };
     let system = System::new();
     let status = system.block_on(async {

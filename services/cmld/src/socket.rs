@@ -96,6 +96,11 @@ impl RunDir {
         &self.private
     }
 
+    /// Where services of the host find pipes into containers (runtime.md 6.1).
+    pub fn fifos(&self) -> PathBuf {
+        self.sockets.join("fifos")
+    }
+
     /// An empty directory for mounts. Those of a dead daemon went with its mount namespace; what is left
     /// are their empty mount points.
     ///

@@ -3,6 +3,7 @@
 //! The actor can die and be started again at any time; what it needs to go on is in the record
 //! (`record.rs`), not in it. A start therefore always begins with adopting what the record says.
 
+mod devices;
 mod requests;
 
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -11,7 +12,7 @@ use cml_bus::{
     actor::{
         Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, SpawnHandle, WrapFuture,
     },
-    api::container::ContainerError,
+    api::container::{ContainerError, Started},
     audit::{Did, Note},
     error::BusError,
     event::Event as BusEvent,
@@ -21,7 +22,7 @@ use cml_bus::{
 };
 use cml_sys::{cgroup::Group, proc};
 use cml_wire::{proto::ContainerConfig, text};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::{
     ending::{self, RebootBrake, STOP_LIMIT},
@@ -42,7 +43,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(800);
 /// Pause before a kill that failed is tried again.
 const KILL_PAUSE: Duration = Duration::from_secs(1);
 
-type Answer = oneshot::Sender<Result<(), ContainerError>>;
+type Answer<T> = oneshot::Sender<Result<T, ContainerError>>;
 
 /// The actor of one container.
 #[derive(Debug)]
@@ -59,14 +60,18 @@ pub struct One {
     wiping: bool,
     service: Option<GuestService>,
     /// Who waits for the launch.
-    starters: Vec<Answer>,
+    starters: Vec<Answer<Started>>,
     /// Who waits for the freezer.
-    freezers: Vec<Answer>,
+    freezers: Vec<Answer<()>>,
     /// The limit of the present state.
     limit: Option<SpawnHandle>,
     /// The polite request that is under way.
     asking: Option<SpawnHandle>,
     brake: RebootBrake,
+    /// Whoever changes its devices does so in turn.
+    device_changes: Arc<Mutex<()>>,
+    /// There was news of devices while it was being launched.
+    missed_devices: bool,
     /// The pause before a guest that reboots again and again is started.
     pausing: Option<SpawnHandle>,
     /// The configuration from the next launch on.
@@ -99,6 +104,8 @@ impl One {
             limit: None,
             asking: None,
             brake: RebootBrake::default(),
+            device_changes: Arc::default(),
+            missed_devices: false,
             pausing: None,
             next: None,
             manager,
@@ -224,11 +231,24 @@ impl One {
         }));
     }
 
-    fn launched(&mut self, live: Live, context: &mut Context<Self>) {
+    fn launched(&mut self, mut live: Live, context: &mut Context<Self>) -> Started {
+        let warnings = std::mem::take(&mut live.warnings);
+        for warning in &warnings {
+            tracing::warn!(container = %self.id, "{warning}");
+        }
         self.view
             .send_modify(|view| view.guest = Some(live.running.guest()));
         self.hold(live, context);
         self.report(Event::Launched, context);
+        if std::mem::take(&mut self.missed_devices) {
+            let look = self.look_again();
+            context.spawn(look.map(|looked, one, _| {
+                if let Err(error) = looked {
+                    tracing::warn!(container = %one.id, %error, "it was not told of a device");
+                }
+            }));
+        }
+        Started { warnings }
     }
 
     /// Takes a running guest over: its end is noticed and its service socket served from now on.
@@ -241,7 +261,8 @@ impl One {
         );
         context.spawn(ended.into_actor(self).map(|ended, one, context| {
             tracing::info!(container = %one.id, ?ended, "init ended");
-            let reboot = ending::is_reboot(ended);
+            let again = one.config().restart_on_failure() && ending::is_failure(ended);
+            let reboot = ending::is_reboot(ended) || again;
             one.report(Event::Ended { reboot }, context);
         }));
         if let Some(socket) = live.service.take() {
@@ -486,12 +507,12 @@ impl One {
     }
 
     /// Applies the event and waits for what the list of answers is told about its effect.
-    fn apply_and_wait(
+    fn apply_and_wait<T>(
         &mut self,
         event: Event,
-        answers: fn(&mut Self) -> &mut Vec<Answer>,
+        answers: fn(&mut Self) -> &mut Vec<Answer<T>>,
         context: &mut Context<Self>,
-    ) -> impl Future<Output = Result<(), ContainerError>> + use<> {
+    ) -> impl Future<Output = Result<T, ContainerError>> + use<T> {
         let (answer, answered) = oneshot::channel();
         let applied = self
             .apply(event, context)

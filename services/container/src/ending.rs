@@ -75,6 +75,12 @@ pub fn is_reboot(ended: Ended) -> bool {
     ended == Ended::Signalled(Signal::HUP.as_raw())
 }
 
+/// Whether the guest ended for another reason than that it was done or was switched off inside: reboot(2) ends
+/// init by SIGINT then.
+pub fn is_failure(ended: Ended) -> bool {
+    !matches!(ended, Ended::Exited(0)) && ended != Ended::Signalled(Signal::INT.as_raw())
+}
+
 /// A guest that reboots again and again, and the pauses it gets.
 #[derive(Debug, Default)]
 pub struct RebootBrake {

@@ -27,8 +27,11 @@ use cml_sys::{cgroup::Hierarchies, file, host, loopdev, mount::Restrict, mounted
 use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE};
 
 use crate::{
+    devices::Devices,
+    fifos::Fifos,
     ids::Slots,
     record::Records,
+    resources::Defaults,
     store::Store,
     volumes::{Policy, Volumes},
 };
@@ -50,6 +53,14 @@ pub struct Settings {
     pub mounts: PathBuf,
     /// How volumes may be stored.
     pub volumes: Policy,
+    /// Where the host's ends of pipes into containers are.
+    pub fifos: PathBuf,
+    /// What a container may use that names no limits.
+    pub limits: Defaults,
+    /// `/dev` of the host.
+    pub dev: PathBuf,
+    /// `/sys` of the host.
+    pub sys: PathBuf,
 }
 
 /// What the actors of the service share.
@@ -71,6 +82,8 @@ pub struct Env {
     /// The sealed copy of `cml-init` (SEC-01).
     pub(crate) program: OwnedFd,
     pub(crate) slots: Slots,
+    pub(crate) devices: Devices,
+    pub(crate) fifos: Fifos,
     pub(crate) store: Store,
     pub(crate) volumes: Volumes,
     pub(crate) records: Records,
@@ -149,6 +162,8 @@ impl Env {
             hierarchies,
             program,
             slots: Slots::default(),
+            devices: Devices::new(settings.dev.clone(), settings.sys.clone()),
+            fifos: Fifos::new(settings.fifos.clone()),
             turns: Turns::default(),
             closing: AtomicBool::new(false),
             settings,

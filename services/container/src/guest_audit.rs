@@ -156,6 +156,7 @@ pub(crate) mod tests {
             started: None,
             created: 0,
             guest: None,
+            audio: false,
         };
         let port = AuditPort::default();
         let at = std::sync::Mutex::new(0_usize);

@@ -17,18 +17,22 @@ use cml_bus::{
     secret::Key,
 };
 use cml_sys::{
+    device::node::Dev,
     emulator::Emulator,
     exec, file,
     host::{self, Tree},
+    idmap::IdRange,
     pidfd, proc,
 };
 use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE, text};
 
 use crate::{
+    devices::{self, Prepared, wanted::Wanted},
     env::Env,
     network,
     plan::{self, Machine, Planned, SERVICE_SOCKET, TreeSource},
     record::{Facts, Found, Record, Running, Undo, unwind},
+    resources,
     view::Guest,
     volumes::{
         OpenVolumes,
@@ -54,6 +58,10 @@ pub struct Live {
     pub service: Option<OwnedFd>,
     /// Who does system calls for it.
     pub emulator: Option<Arc<Emulator>>,
+    /// Its `/dev`; `None` if a daemon that was started anew did not find it.
+    pub dev: Option<Arc<Dev>>,
+    /// What the operator should know of its launch.
+    pub warnings: Vec<String>,
 }
 
 impl Live {
@@ -254,6 +262,11 @@ fn blocking_launch(
         .map_err(Failed::from)
         .and_then(|mut planned| {
             planned.launch.name_server = network::name_server(env, config, &planned.launch);
+            let mut wanted = Wanted::of(config);
+            if env.store.audio(id) {
+                wanted.grant(false, devices::sound());
+            }
+            let devices = env.devices.prepare(id, &config.name, wanted, machine.ids)?;
             let facts = Facts {
                 id_slot: slot.map(|(slot, _)| slot),
                 config: text::print_file(config),
@@ -264,12 +277,14 @@ fn blocking_launch(
                     cryptfs: env.volumes.mode(id, container.volumes),
                 },
                 group,
+                devices: devices.held.clone(),
                 setup: access.setup,
             };
-            attempt_or_undo(env, container, &planned, facts, access)
+            attempt_or_undo(env, container, &planned, devices, facts, access)
         });
     launched.map_err(|failed| {
         env.slots.give_back(id);
+        env.devices.ledger.release(id);
         failed.of(id)
     })
 }
@@ -293,6 +308,7 @@ fn attempt_or_undo(
     env: &Env,
     container: &Container<'_>,
     planned: &Planned,
+    devices: Prepared,
     facts: Facts,
     access: Access,
 ) -> Result<Live, Failed> {
@@ -308,8 +324,19 @@ fn attempt_or_undo(
     undo.push(volumes);
     // After the guest has ended, which could otherwise hide an interface; its namespace has a name until then.
     undo.extend(container.config.netns().then_some(Undo::Network));
+    if !planned.launch.fifos.is_empty() {
+        undo.push(Undo::Fifos(env.fifos.dir(id)));
+    }
     undo.push(Undo::Group(facts.group.clone()));
-    let attempted = attempt(env, container, planned, undo.clone(), facts, access);
+    let attempted = attempt(
+        env,
+        container,
+        planned,
+        devices,
+        undo.clone(),
+        facts,
+        access,
+    );
     attempted.map_err(|failed| match unwind(env, id, &undo) {
         Ok(()) => {
             env.records.remove(id);
@@ -324,6 +351,7 @@ fn attempt(
     env: &Env,
     container: &Container<'_>,
     planned: &Planned,
+    devices: Prepared,
     undo: Vec<Undo>,
     facts: Facts,
     access: Access,
@@ -345,13 +373,26 @@ fn attempt(
     };
     drop(access.key);
     let group = env.hierarchies.create(&id.to_string())?;
+    let limits = resources::plan(container.config, env.settings.limits);
+    let mut warnings = resources::apply(&group, &limits)?;
+    let Prepared {
+        held,
+        dev,
+        warnings: about_devices,
+    } = devices;
+    warnings.extend(about_devices);
+    let ids = planned.launch.ids;
+    warnings.extend(devices::confine(&group, &held, ids.is_some())?);
     let opened = planned
         .trees
         .iter()
-        .map(|tree| open_tree(env, &volumes, tree))
+        .map(|tree| match tree {
+            TreeSource::Fifo(name) => Ok(Opened::Fifo(env.fifos.make(id, name, ids)?)),
+            tree => open_tree(env, &volumes, tree),
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = opened.iter().map(Opened::tree).collect();
-    let mut prepared = host::prepare(&env.program, &planned.launch, &trees, &group)?;
+    let mut prepared = host::prepare(&env.program, &planned.launch, &dev, &trees, &group)?;
     network::connect(env, id, container.config, &prepared).inspect_err(|_| prepared.put_away())?;
     // Its init may make such a call at once.
     let emulator = prepared.calls.take().map(|calls| {
@@ -376,6 +417,8 @@ fn attempt(
         pidfd: Arc::new(prepared.pidfd),
         images,
         volumes,
+        dev: Some(Arc::new(dev)),
+        warnings,
     };
     // A guest that the next daemon would not find must not run.
     live.note(env, id).inspect_err(|_| {
@@ -415,6 +458,7 @@ enum Opened<'a> {
     Image(Arc<ImageLease>),
     Volume(&'a OpenVolume),
     File { file: OwnedFd, read_only: bool },
+    Fifo(OwnedFd),
 }
 
 impl Opened<'_> {
@@ -424,17 +468,27 @@ impl Opened<'_> {
                 source: lease.root.as_fd(),
                 read_only: true,
                 no_suid: false,
+                unmapped: false,
             },
             Self::Volume(volume) => Tree {
                 source: volume.tree.as_fd(),
                 read_only: volume.read_only,
                 no_suid: false,
+                unmapped: false,
             },
             // Two containers may share a file: neither gives the other a program that runs as its owner.
             Self::File { file, read_only } => Tree {
                 source: file.as_fd(),
                 read_only: *read_only,
                 no_suid: true,
+                unmapped: false,
+            },
+            // The container's root is not the owner, or it could write (`fifos.rs`).
+            Self::Fifo(file) => Tree {
+                source: file.as_fd(),
+                read_only: false,
+                no_suid: true,
+                unmapped: true,
             },
         }
     }
@@ -442,7 +496,7 @@ impl Opened<'_> {
     fn image(self) -> Option<Arc<ImageLease>> {
         match self {
             Self::Image(lease) => Some(lease),
-            Self::Volume(_) | Self::File { .. } => None,
+            Self::Volume(_) | Self::File { .. } | Self::Fifo(_) => None,
         }
     }
 }
@@ -471,6 +525,7 @@ fn open_tree<'a>(
                 read_only: true,
             })
         }
+        TreeSource::Fifo(name) => Err(format!("pipe `{name}` is no tree of the guest OS").into()),
         TreeSource::File { name, .. } if name == SHARED_STORE => {
             Err(format!("`{name}` is what the shared files lie in, and none of them").into())
         }
@@ -536,8 +591,20 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
         )
         .ok()
         .flatten();
+    let ids = running.id_slot.and_then(IdRange::of_slot);
+    let held = &running.devices;
+    let config: Option<ContainerConfig> = text::parse(running.config.as_bytes()).ok();
+    let name = config.map_or_else(|| id.to_string(), |config| config.name);
+    env.devices.ledger.restore(id, &name, held);
+    let dev = held.dev.map(|dev| Dev::of(running.pid, dev, ids));
+    let dev = dev.and_then(|dev| {
+        dev.inspect_err(|error| tracing::warn!(container = %id, %error, "it gets no new devices"))
+            .ok()
+    });
     Some(Live {
         emulator: emulator.map(Arc::new),
+        dev: dev.map(Arc::new),
+        warnings: Vec::new(),
         record: record.clone(),
         running,
         pidfd: Arc::new(pidfd),
@@ -585,6 +652,7 @@ pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVo
         Ok(()) => {
             env.records.remove(id);
             env.slots.give_back(id);
+            env.devices.ledger.release(id);
         }
         Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
     }
@@ -614,4 +682,5 @@ pub fn give_up(env: &Env, id: ContainerId, kept: OpenVolumes) {
     drop(kept);
     adopt(env, id);
     env.slots.give_back(id);
+    env.devices.ledger.release(id);
 }

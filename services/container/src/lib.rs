@@ -6,14 +6,18 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod autostart;
+mod devices;
 mod ending;
 mod entry;
 mod env;
 mod exec;
+mod fifos;
 pub mod fsm;
 mod guest_audit;
 mod guest_service;
 mod guestos;
+mod hotplug;
 mod ids;
 mod interfaces;
 mod launch;
@@ -24,6 +28,8 @@ mod noted;
 mod one;
 mod plan;
 mod record;
+mod resources;
+mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -33,4 +39,5 @@ mod volumes;
 
 pub use env::{Env, Settings};
 pub use manager::Manager;
+pub use resources::Defaults;
 pub use volumes::Policy;

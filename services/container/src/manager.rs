@@ -10,8 +10,8 @@ use cml_bus::{
     api::{
         container::{
             ChangePin, Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds,
-            Reload, Remove, RemoveGuestOs, SetFrozen, Shutdown, Start, Status, Stop, StopAll,
-            StoppedAll, UpdateConfig, Wipe, WipeAll,
+            Reload, Remove, RemoveGuestOs, SetAudio, SetDevice, SetFrozen, Shutdown, Start,
+            Started, Stats, Status, Stop, StopAll, StoppedAll, UpdateConfig, Wipe, WipeAll,
         },
         guestos::Rescan,
         token,
@@ -23,7 +23,7 @@ use cml_bus::{
     supervisor::{Throttle, Watch, supervise},
 };
 use cml_wire::{
-    proto::{ContainerConfig, ContainerStatus, ContainerTokenType},
+    proto::{ContainerConfig, ContainerStats, ContainerStatus, ContainerTokenType},
     text,
 };
 use tokio::{
@@ -34,13 +34,16 @@ use tokio::{
 
 use crate::{
     actor::One,
+    autostart,
     entry::Entry,
     env::Env,
     fsm::State,
     guestos::Followup,
+    hotplug,
     load::Loaded,
     noted,
     one::{OnePort, Reconfigure},
+    stats,
     unlock::holder,
     view::View,
 };
@@ -111,6 +114,7 @@ impl Manager {
             started: None,
             created: loaded.created,
             guest: loaded.guest,
+            audio: self.env.store.audio(loaded.id),
         });
         let (env, id) = (self.env.clone(), loaded.id);
         let port = OnePort::default();
@@ -159,6 +163,16 @@ impl Manager {
             }
         };
         context.spawn(follow.into_actor(self));
+    }
+
+    /// Follows what becomes of the devices of the host.
+    fn follow_devices(&self, context: &mut Context<Self>) {
+        let me = context.address();
+        let entries = async move || match me.send(Entries).await {
+            Ok(Ok(entries)) => entries,
+            _ => Vec::new(),
+        };
+        context.spawn(hotplug::follow(entries).into_actor(self));
     }
 
     /// Takes over what is new on disk. What changed of the others, and what is gone, comes back: their actors
@@ -218,6 +232,7 @@ impl Actor for Manager {
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.follow(context);
+        self.follow_devices(context);
         let env = self.env.clone();
         let load = async move {
             let loaded = env.load_all().await.unwrap_or_else(|error| {
@@ -233,11 +248,12 @@ impl Actor for Manager {
             for loaded in loaded {
                 manager.register(loaded);
             }
-            let entries = manager.entries.clone();
+            let (env, entries) = (manager.env.clone(), manager.entries.clone());
             let known = async move {
-                for entry in entries {
+                for entry in &entries {
                     entry.known().await;
                 }
+                spawn(autostart::run(env, entries));
             };
             known.into_actor(manager)
         });
@@ -286,6 +302,30 @@ impl Handler<Status> for Manager {
         Ok(selected
             .map(|entry| entry.view.borrow().status(entry.id))
             .collect())
+    }
+}
+
+impl Handler<Stats> for Manager {
+    type Result = ResponseFuture<Result<Vec<ContainerStats>, ContainerError>>;
+
+    fn handle(&mut self, request: Stats, _: &mut Context<Self>) -> Self::Result {
+        let views = self.selected(&request.ids).map(|entry| {
+            let view = entry.view.borrow();
+            (entry.id, view.config.name.clone(), view.state)
+        });
+        let named = !request.ids.is_empty();
+        let wanted = views.filter(|(_, _, state)| named || !state.is_at_rest());
+        let wanted: Vec<_> = wanted.collect();
+        let env = self.env.clone();
+        Box::pin(async move {
+            let pool = env.groups.clone();
+            let count = move || {
+                let each = wanted.into_iter();
+                each.map(|(id, name, state)| stats::of(&env, id, name, state))
+                    .collect()
+            };
+            Ok(pool.run(count).await.map_err(BusError::from)?)
+        })
     }
 }
 
@@ -516,6 +556,8 @@ impl Handler<Shutdown> for Manager {
     fn handle(&mut self, _: Shutdown, _: &mut Context<Self>) -> Self::Result {
         self.env.close();
         self.env.events.audit(Did::Shutdown.here());
+        // What was running comes back with the next daemon.
+        autostart::forget(&self.env);
         let entries = self.entries.clone();
         let hierarchies = self.env.hierarchies.clone();
         Box::pin(async move {
@@ -609,7 +651,7 @@ macro_rules! passed_on {
 }
 
 impl Handler<Start> for Manager {
-    type Result = ResponseFuture<Result<(), ContainerError>>;
+    type Result = ResponseFuture<Result<Started, ContainerError>>;
 
     fn handle(&mut self, request: Start, _: &mut Context<Self>) -> Self::Result {
         let port = match request.id.is_core0() {
@@ -629,6 +671,8 @@ impl Handler<Start> for Manager {
 passed_on! {
     Stop => (), stop, false;
     SetFrozen => (), set_frozen, true;
+    SetDevice => (), set_device, true;
+    SetAudio => Option<String>, set_audio, true;
     Exec => ExecSession, exec, true;
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use cml_bus::api::container::{ContainerError, Exec, SetFrozen, Start, Stop};
+use cml_bus::api::container::{ContainerError, Exec, SetAudio, SetDevice, SetFrozen, Start, Stop};
+use cml_sys::uevent::Uevent;
 use cml_wire::proto::ContainerConfig;
 
 use crate::view::Guest;
@@ -33,6 +34,15 @@ pub struct Reassess {
     pub guest: Option<Guest>,
 }
 
+/// Something happened to a device of the host.
+#[derive(Debug, Clone)]
+pub enum Plug {
+    /// This.
+    Event(Arc<Uevent>),
+    /// Nobody knows what: look at everything again.
+    Lost,
+}
+
 /// Delete everything that the container has stored. Only of one that does not run.
 #[derive(Debug)]
 pub struct WipeAtRest;
@@ -45,6 +55,7 @@ cml_bus::request!(Halt => (), ContainerError, "container.one.halt", 10 s);
 cml_bus::request!(Kill => (), ContainerError, "container.one.kill", 10 s);
 cml_bus::request!(Reconfigure => (), ContainerError, "container.one.reconfigure", 10 s);
 cml_bus::request!(Reassess => (), ContainerError, "container.one.reassess", 10 s);
+cml_bus::request!(Plug => (), ContainerError, "container.one.plug", 20 s);
 cml_bus::request!(WipeAtRest => (), ContainerError, "container.one.wipe", 120 s);
 cml_bus::request!(Retire => (), ContainerError, "container.one.retire", 10 s);
 
@@ -59,6 +70,12 @@ cml_bus::service_port! {
         set_frozen: SetFrozen,
         /// Run a command.
         exec: Exec,
+        /// Grant or take a device.
+        set_device: SetDevice,
+        /// Grant or take the sound devices.
+        set_audio: SetAudio,
+        /// News of a device.
+        plug: Plug,
         /// Stop without a PIN.
         halt: Halt,
         /// End at once.

@@ -12,7 +12,7 @@ use cml_sys::{
     emulator::{Device, EmulatorPlan},
     idmap::IdRange,
     plan::{
-        BootReport, Confinement, DEVICES, EnterPlan, InitMode, InitPlan, LaunchPlan, MASKED, Mount,
+        BootReport, Confinement, EnterPlan, Fifo, InitMode, InitPlan, LaunchPlan, MASKED, Mount,
         READ_ONLY, Source,
     },
     seccomp::policy::Allowances,
@@ -32,8 +32,8 @@ pub const SERVICE_SOCKET: &str = "/run/socket/cml-service";
 /// What a command in a container finds when nobody says otherwise.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Trees that one launch can carry: the channel's limit less the plan itself.
-const TREES_MAX: usize = cml_sys::channel::MAX_FDS - 1;
+/// Trees that one launch can carry: the channel's limit less the plan itself and `/dev`.
+const TREES_MAX: usize = cml_sys::channel::MAX_FDS - 2;
 
 /// A launch with everything that has to be opened for it.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ pub enum TreeSource {
     Volume(String),
     /// The host's busybox.
     Toolbox,
+    /// A pipe from the host, by its name.
+    Fifo(String),
     /// A file of the store for shared files.
     File {
         /// Its name there.
@@ -125,6 +127,7 @@ pub fn launch(
         mounts.add("", &resolved.setup_mounts)?;
         mounts.add(SETUP, &resolved.mounts)?;
     }
+    let fifos = mounts.add_fifos();
     let Mounts { planned, trees, .. } = mounts;
     if !planned.iter().any(|mount| mount.target == Path::new("/")) {
         return Err(PlanError::NoRoot);
@@ -137,7 +140,7 @@ pub fn launch(
         ids,
         own_network: config.netns(),
         mounts: planned,
-        devices: owned(DEVICES),
+        fifos,
         masked: owned(MASKED),
         read_only: owned(READ_ONLY),
         own_groups,
@@ -240,6 +243,16 @@ impl<'a> Mounts<'a> {
             },
         ]);
         TOOLBOX.into()
+    }
+
+    /// The pipes from the host.
+    fn add_fifos(&mut self) -> Vec<Fifo> {
+        let names = &self.config.fifos;
+        let fifo = |name: &String| Fifo {
+            tree: self.carry(TreeSource::Fifo(name.clone())),
+            name: name.clone(),
+        };
+        names.iter().map(fifo).collect()
     }
 
     /// These mounts, with their mount points below `under`.
@@ -396,6 +409,7 @@ mod tests {
             name: "web".into(),
             guest_os: "busybox".into(),
             init_env: vec!["B=container".into()],
+            fifos: vec!["log".into()],
             ..Default::default()
         }
     }
@@ -476,7 +490,7 @@ mod tests {
         ];
         let planned = plan(&mounts, IdRange::of_slot(0)).unwrap();
         insta::assert_json_snapshot!("launch", planned.launch);
-        assert_eq!(planned.trees.len(), 10);
+        assert_eq!(planned.trees.len(), 11);
     }
 
     #[test]

@@ -22,7 +22,9 @@ use cml_wire::proto::{ContainerTrust, CryptfsMode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    devices::Held,
     env::{Env, private_dir},
+    fifos,
     fsm::State,
     network,
     store::id_of,
@@ -53,6 +55,8 @@ pub enum Undo {
     Volumes(Traces),
     /// Take its interfaces away. Only the network service knows which; what it has no record of is fine.
     Network,
+    /// Remove the directory of its pipes.
+    Fifos(PathBuf),
 }
 
 /// A guest that runs.
@@ -87,6 +91,9 @@ pub struct Running {
     pub state: State,
     /// Its groups.
     pub group: Group,
+    /// Its devices.
+    #[serde(default)]
+    pub devices: Held,
 }
 
 /// What a launch knows of a guest before it runs.
@@ -104,6 +111,8 @@ pub struct Facts {
     pub guest: Guest,
     /// Its groups.
     pub group: Group,
+    /// Its devices.
+    pub devices: Held,
     /// It is in setup mode.
     pub setup: bool,
 }
@@ -128,6 +137,7 @@ impl Running {
                 false => State::Booting,
             },
             group: facts.group,
+            devices: facts.devices,
         }
     }
 
@@ -165,6 +175,7 @@ impl Undo {
                 .map_err(|error| error.to_string()),
             Self::Volumes(traces) => traces.remove(),
             Self::Network => network::disconnect(env, id).map_err(|error| error.to_string()),
+            Self::Fifos(dir) => fifos::remove(dir),
         }
     }
 }

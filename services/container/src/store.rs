@@ -47,12 +47,16 @@ const SUFFIXES: &[&str] = &[
     "cert",
     "uid",
     "created",
+    AUDIO,
     WIPING,
 ];
 /// Suffix of the configuration of a container that is being removed.
 const GONE: &str = "conf.gone";
 /// Suffix of the mark that a container is being wiped: its key may be gone already, which is no damage then.
 const WIPING: &str = "wiping";
+/// Suffix of the mark that a container may use the sound devices. Not a field of the configuration, which may
+/// be signed.
+const AUDIO: &str = "audio";
 
 impl Store {
     /// The store below a base directory; makes it if it is missing.
@@ -111,6 +115,24 @@ impl Store {
     pub fn end_wipe(&self, id: ContainerId) -> Result<(), ContainerError> {
         let path = self.file(id, WIPING);
         atomic::remove(&path).map_err(|error| failed(&path, error))
+    }
+
+    /// Whether the container may use the sound devices.
+    pub fn audio(&self, id: ContainerId) -> bool {
+        self.file(id, AUDIO).exists()
+    }
+
+    /// Remembers whether the container may use the sound devices.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn set_audio(&self, id: ContainerId, allowed: bool) -> Result<(), ContainerError> {
+        let path = self.file(id, AUDIO);
+        match allowed {
+            true => atomic::write(&path, b"", 0o600),
+            false => atomic::remove(&path),
+        }
+        .map_err(|error| failed(&path, error))
     }
 
     fn with_suffix(&self, suffix: &str) -> Result<Vec<ContainerId>, ContainerError> {

@@ -25,7 +25,7 @@ use cml_bus::{
 use cml_wire::proto::{ContainerState, ContainerTrust, GuestOsConfig};
 use tokio::sync::mpsc;
 
-use crate::{Env, Manager, Policy, Settings, manager::Panic};
+use crate::{Defaults, Env, Manager, Policy, Settings, manager::Panic};
 
 struct Rig {
     port: ContainerPort,
@@ -103,6 +103,10 @@ impl Rig {
             init,
             signed_configs,
             host_dns: String::new(),
+            fifos: dir.join("fifos"),
+            limits: Defaults::default(),
+            dev: "/dev".into(),
+            sys: "/sys".into(),
         };
         let env = Env::open(
             settings,
@@ -162,7 +166,8 @@ impl Rig {
     async fn start(&self, id: ContainerId, pin: Option<&str>) -> Result<(), ContainerError> {
         let pin = pin.map(|pin| Pin::new(pin.into()));
         let setup = false;
-        self.port.start.call(Start { id, pin, setup }).await
+        let started = self.port.start.call(Start { id, pin, setup }).await;
+        started.map(|_| ())
     }
 
     async fn states(&self) -> Vec<ContainerState> {

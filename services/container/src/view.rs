@@ -23,6 +23,8 @@ pub struct View {
     pub created: u64,
     /// What its guest OS makes of it; `None` when that is not installed.
     pub guest: Option<Guest>,
+    /// It may use the sound devices.
+    pub audio: bool,
 }
 
 /// What a guest OS makes of a container.
@@ -58,6 +60,7 @@ impl View {
                 .guest
                 .map_or(CryptfsMode::NotImplemented, |guest| guest.cryptfs)
                 .into(),
+            audio: self.audio.then_some(true),
         }
     }
 }

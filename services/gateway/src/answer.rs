@@ -3,7 +3,7 @@
 use cml_bus::{
     api::{
         audit::Verify,
-        container::{Configs, Reload, Status, WipeAll},
+        container::{self, Configs, Reload, Status, WipeAll},
         guestos::List,
         provisioning::{Destroy, PullCsr, Reboot, SetProvisioned, Stats},
         token::ListCas,
@@ -48,6 +48,16 @@ pub async fn answer(request: Request, shared: &Shared) -> Option<DaemonToControl
         Request::Stop(request) => translate_out::stop(container.stop.call(request).await),
         Request::SetFrozen(request) => {
             translate_out::plain(container.set_frozen.call(request).await)
+        }
+        Request::SetDevice(request) => {
+            translate_out::plain(container.set_device.call(request).await)
+        }
+        Request::SetAudio(request) => translate_out::done(container.set_audio.call(request).await),
+        Request::ContainerStats(selection) => {
+            translate_out::container_stats(match ids(selection) {
+                Some(ids) => container.stats.call(container::Stats { ids }).await,
+                None => Ok(vec![]),
+            })
         }
         Request::ChangeDevicePin(request) => translate_out::changed_pin(
             shared

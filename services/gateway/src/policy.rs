@@ -113,6 +113,7 @@ const TABLE: &[Rule] = &[
     rule(Command::CaRemove,                0, 0, 0),
     rule(Command::AuditList,               0, 0, 1),
     rule(Command::AuditVerify,             0, 0, 1),
+    rule(Command::ContainerStats,          0, 0, 1),
 ];
 
 /// The command with this number if this connection may send it, `None` if it must be refused.
@@ -190,6 +191,7 @@ mod tests {
 1021 CA_REMOVE + - - - - -
 1040 AUDIT_LIST + - + - - -
 1041 AUDIT_VERIFY + - + - - -
+1100 CONTAINER_STATS + - + - - -
 ";
 
     fn columns(number: i32) -> Vec<bool> {

@@ -7,8 +7,9 @@ use cml_bus::{
     api::{
         audit,
         container::{
-            ChangePin, Create, Exec, Interfaces, PinEntry, Remove, RemoveGuestOs, SetFrozen,
-            SetInterface, Signature, Start, Stop, UpdateConfig, WindowSize, Wipe,
+            ChangePin, Create, Exec, Interfaces, PinEntry, Remove, RemoveGuestOs, SetAudio,
+            SetDevice, SetFrozen, SetInterface, Signature, Start, Stop, UpdateConfig, WindowSize,
+            Wipe,
         },
         guestos::Push,
         provisioning::PushCert,
@@ -62,6 +63,12 @@ pub enum Request {
     Stop(Stop),
     /// `CONTAINER_FREEZE`, `CONTAINER_UNFREEZE`
     SetFrozen(SetFrozen),
+    /// `CONTAINER_DEV_ACCESS`
+    SetDevice(SetDevice),
+    /// `CONTAINER_ALLOWAUDIO`, `CONTAINER_DENYAUDIO`
+    SetAudio(SetAudio),
+    /// `CONTAINER_STATS`
+    ContainerStats(Selection),
     /// `CHANGE_DEVICE_PIN`
     ChangeDevicePin(token::ChangePin),
     /// `CONTAINER_CHANGE_TOKEN_PIN`
@@ -227,6 +234,18 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
             id: container(command, message)?,
             frozen: command == Command::ContainerFreeze,
         }),
+        Command::ContainerDevAccess => Request::SetDevice(SetDevice {
+            id: container(command, message)?,
+            rule: message
+                .dev_rule
+                .take()
+                .ok_or(Refusal::Missing(command, "dev_rule"))?,
+        }),
+        Command::ContainerAllowaudio | Command::ContainerDenyaudio => Request::SetAudio(SetAudio {
+            id: container(command, message)?,
+            allowed: command == Command::ContainerAllowaudio,
+        }),
+        Command::ContainerStats => Request::ContainerStats(selection(message)),
         Command::ChangeDevicePin => {
             let (old, new) = pins(command, message)?;
             Request::ChangeDevicePin(token::ChangePin {
@@ -512,7 +531,10 @@ mod tests {
         }
     }
 
-    const TARGETED: [Command; 9] = [
+    const TARGETED: [Command; 12] = [
+        Command::ContainerAllowaudio,
+        Command::ContainerDenyaudio,
+        Command::ContainerDevAccess,
         Command::RemoveContainer,
         Command::ContainerStart,
         Command::ContainerStop,
@@ -685,7 +707,7 @@ mod tests {
 
     #[test]
     fn every_allowed_command_is_served_or_says_that_it_is_not() {
-        for number in 0..1100 {
+        for number in 0..1200 {
             let mut message = exec_message();
             message.command = number;
             message.container_config_file = Some(vec![]);
@@ -696,6 +718,7 @@ mod tests {
             message.guestos_rootcert = Some(vec![]);
             message.guestos_name = Some("os".into());
             message.ca_id = Some("id".into());
+            message.dev_rule = Some("c 1:3".into());
             (message.exec_cols, message.exec_rows) = (Some(1), Some(1));
             (message.device_pin, message.device_newpin) = (Some("o".into()), Some("n".into()));
             match (Command::try_from(number), request(&mut message, OPEN)) {

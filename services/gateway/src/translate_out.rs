@@ -6,7 +6,7 @@
 use cml_bus::{
     api::{
         audit::{AuditError, Verdict},
-        container::{ContainerError, PinNeeds},
+        container::{ContainerError, PinNeeds, Started},
         guestos::{GuestOsError, Installed},
         network::{Interface, NetworkError},
         provisioning::{LogPart, ProvisioningError, Rebooted},
@@ -15,8 +15,8 @@ use cml_bus::{
     id::ContainerId,
 };
 use cml_wire::proto::{
-    AuditEntry, CaCertificate, ContainerConfig, ContainerStatus, DaemonToController, DeviceStats,
-    LogMessage, Progress,
+    AuditEntry, CaCertificate, ContainerConfig, ContainerStats, ContainerStatus,
+    DaemonToController, DeviceStats, LogMessage, Progress,
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
@@ -124,10 +124,35 @@ pub fn changed_pin(result: Result<(), ContainerError>) -> DaemonToController {
     }
 }
 
-/// `CONTAINER_START` (protocol.md 3.5).
-pub fn start(result: Result<(), ContainerError>) -> DaemonToController {
+/// As [`plain`], of a command that may have more to say about what it did.
+pub fn done(result: Result<Option<String>, ContainerError>) -> DaemonToController {
     match result {
-        Ok(()) => response(Response::ContainerStartOk),
+        Ok(done_text) => DaemonToController {
+            done_text,
+            ..response(Response::CmdOk)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `CONTAINER_STATS`
+pub fn container_stats(result: Result<Vec<ContainerStats>, ContainerError>) -> DaemonToController {
+    match result {
+        Ok(container_stats) => DaemonToController {
+            container_stats,
+            ..bare(Code::ContainerStats)
+        },
+        Err(error) => failure(Response::CmdFailed, error),
+    }
+}
+
+/// `CONTAINER_START` (protocol.md 3.5).
+pub fn start(result: Result<Started, ContainerError>) -> DaemonToController {
+    match result {
+        Ok(Started { warnings }) => DaemonToController {
+            warnings,
+            ..response(Response::ContainerStartOk)
+        },
         Err(error) => failure(start_code(&error), error),
     }
 }
@@ -195,6 +220,7 @@ fn start_code(error: &ContainerError) -> Response {
         | ContainerError::Exec { .. }
         | ContainerError::NoProgram { .. }
         | ContainerError::Freeze { .. }
+        | ContainerError::Device { .. }
         | ContainerError::Store { .. } => Response::ContainerStartEinternal,
     }
 }
@@ -241,6 +267,7 @@ fn stop_code(error: &ContainerError) -> Response {
         | ContainerError::Exec { .. }
         | ContainerError::NoProgram { .. }
         | ContainerError::Freeze { .. }
+        | ContainerError::Device { .. }
         | ContainerError::Store { .. } => Response::ContainerCtrlEinternal,
     }
 }
@@ -628,6 +655,7 @@ mod tests {
             ContainerError::Exec { id, reason: text() },
             ContainerError::NoProgram { id, name: text() },
             ContainerError::Freeze { id, reason: text() },
+            ContainerError::Device { id, reason: text() },
             ContainerError::Store {
                 path: text(),
                 reason: text(),
@@ -654,7 +682,7 @@ mod tests {
     fn every_start_error_has_its_code() {
         let internal = "CONTAINER_START_EINTERNAL";
         assert_eq!(
-            codes(start),
+            codes(|result| start(result.map(|()| Started::default()))),
             [
                 "CONTAINER_START_EEXIST",
                 "CONTAINER_START_EEXIST",
@@ -802,7 +830,12 @@ mod tests {
 
     #[test]
     fn success_has_the_code_of_its_command() {
-        assert_eq!(start(Ok(())), response(Response::ContainerStartOk));
+        let started = start(Ok(Started::default()));
+        assert_eq!(started, response(Response::ContainerStartOk));
+        let warned = Started {
+            warnings: vec!["no memory controller".into()],
+        };
+        assert_eq!(start(Ok(warned)).warnings, ["no memory controller"]);
         assert_eq!(stop(Ok(())), response(Response::ContainerStopOk));
         assert_eq!(plain(Ok(())), response(Response::CmdOk));
         let reply = pin_entry(Ok(PinNeeds {

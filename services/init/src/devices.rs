@@ -1,11 +1,12 @@
-//! `/dev` of the container: a tmpfs with the host's harmless nodes and the customary links.
+//! `/dev` of the container: the nodes that the daemon has made for it, the customary links, and the pipes from
+//! the host.
 
 use std::{os::fd::OwnedFd, path::Path};
 
 use cml_sys::{
-    error::{Context, Result},
-    mount::{self, Restrict},
-    path,
+    error::{Context, Error, Result},
+    mount, path,
+    plan::Fifo,
 };
 use rustix::fs::{Mode, symlinkat};
 
@@ -18,29 +19,25 @@ const LINKS: &[(&str, &str)] = &[
     ("/proc/self/fd/2", "stderr"),
 ];
 
-/// Mounts `/dev`. The nodes are bound from the host: a user namespace cannot make nodes that work.
-pub(crate) fn mount(root: &OwnedFd, nodes: &[String]) -> Result<()> {
+/// Mounts `/dev`. Its nodes come from outside: a user namespace cannot make nodes that work.
+pub(crate) fn mount(root: &OwnedFd, dev: OwnedFd) -> Result<()> {
     let target = path::make_dir_in_root(root, Path::new("/dev"), Mode::from_raw_mode(0o755))?;
-    let tree = mount::create(
-        "tmpfs",
-        &[("mode", "0755"), ("size", "256k")],
-        // Only the nodes that are bound below are devices: each is a mount with flags of its own.
-        Restrict {
-            no_dev: true,
-            no_suid: true,
-            no_exec: true,
-            ..Restrict::default()
-        },
-    )?;
-    mount::attach(&tree, target)?;
-    for node in nodes {
-        let source = mount::copy_path(&Path::new("/dev").join(node))?;
-        let target = path::make_file_in_root(root, &Path::new("/dev").join(node))?;
-        mount::attach(source, target)?;
-    }
+    mount::attach(dev, target)?;
     let dev = path::make_dir_in_root(root, Path::new("/dev"), Mode::from_raw_mode(0o755))?;
     for (target, link) in LINKS {
         symlinkat(*target, &dev, *link).context("link", link)?;
+    }
+    Ok(())
+}
+
+/// Shows the pipes from the host (runtime.md 6.1).
+pub(crate) fn fifos(root: &OwnedFd, fifos: &[Fifo], trees: &[OwnedFd]) -> Result<()> {
+    for fifo in fifos {
+        let tree = trees
+            .get(fifo.tree)
+            .ok_or_else(|| Error::invalid("find", &fifo.name, "the pipe did not come along"))?;
+        let target = Path::new("/dev/fifos").join(&fifo.name);
+        mount::attach(tree, path::make_file_in_root(root, &target)?)?;
     }
     Ok(())
 }

@@ -13,14 +13,17 @@ use cml_sys::{
 };
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::{Failure, Stage, assemble, isolate, kernelfs, resolver, service, supervise, toolbox};
+use crate::{
+    Failure, Stage, assemble, devices, isolate, kernelfs, resolver, service, supervise, toolbox,
+};
 
 /// Puts the container together, waits for the daemon's word, and becomes its init.
 pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
-    if fds.is_empty() {
+    if fds.len() < 2 {
         return Err("no plan came along").stage("read the plan");
     }
     let plan: LaunchPlan = cml_sys::plan::unseal(fds.remove(0)).stage("read the plan")?;
+    let dev = fds.remove(0);
     let trees = fds;
 
     isolate::enter_late_namespaces().stage("enter namespaces")?;
@@ -33,8 +36,9 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     mount::make_private().stage("separate mounts")?;
     let stage = assemble::Stage::new().stage("make the stage")?;
     let root = stage.guest_mounts(&plan.mounts, &trees)?;
+    kernelfs::mount_all(&root, &plan, dev)?;
+    devices::fifos(&root, &plan.fifos, &trees).stage("show the pipes")?;
     drop(trees);
-    kernelfs::mount_all(&root, &plan)?;
     if let Some(server) = plan.name_server {
         resolver::configure(&root, server);
     }

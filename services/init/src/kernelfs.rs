@@ -28,14 +28,18 @@ const HARDENED: Restrict = Restrict {
 };
 
 /// Mounts /proc, /sys, /dev, /run and what belongs below them.
-pub(crate) fn mount_all(root: &OwnedFd, plan: &LaunchPlan) -> std::result::Result<(), Failure> {
+pub(crate) fn mount_all(
+    root: &OwnedFd,
+    plan: &LaunchPlan,
+    dev: OwnedFd,
+) -> std::result::Result<(), Failure> {
     simple(root, "/proc", "proc", &[], HARDENED).stage("mount /proc")?;
     sysfs(root, plan).stage("mount /sys")?;
     if plan.own_groups {
         // The namespace shows the container's part alone (SEC-07, docs/adr/0040-groups-of-guests.md).
         simple(root, GROUPS, "cgroup2", &[], HARDENED).stage("mount control groups")?;
     }
-    devices::mount(root, &plan.devices).stage("mount /dev")?;
+    devices::mount(root, dev).stage("mount /dev")?;
     simple(
         root,
         "/dev/pts",

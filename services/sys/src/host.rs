@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 use crate::{
     cgroup::Group,
     channel::Channel,
+    device::node::Dev,
     error::{Context, Error, Result, explained},
     idmap::IdRange,
     memfd,
@@ -34,6 +35,8 @@ pub struct Tree<'a> {
     pub read_only: bool,
     /// Set-uid bits mean nothing.
     pub no_suid: bool,
+    /// Its owners are those of the host, whom the container does not know.
+    pub unmapped: bool,
 }
 
 /// A container that is put together and waits for [`Prepared::go`].
@@ -71,6 +74,7 @@ pub struct Calls {
 pub fn prepare(
     program: &OwnedFd,
     plan: &LaunchPlan,
+    dev: &Dev,
     trees: &[Tree<'_>],
     group: &Group,
 ) -> Result<Prepared> {
@@ -81,7 +85,7 @@ pub fn prepare(
         net: plan.own_network,
     };
     let spawned = spawn(program, c"cml-init", Some(namespaces), unified.as_ref())?;
-    match hand_over(&spawned, plan, trees, group) {
+    match hand_over(&spawned, plan, dev, trees, group) {
         Ok(put_together) => Ok(Prepared {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
@@ -115,6 +119,7 @@ struct PutTogether {
 fn hand_over(
     spawned: &Spawned,
     launch: &LaunchPlan,
+    dev: &Dev,
     trees: &[Tree<'_>],
     group: &Group,
 ) -> Result<PutTogether> {
@@ -129,7 +134,8 @@ fn hand_over(
         .collect::<Result<_>>()?;
     let text = plan::seal(launch)?;
     spawned.release()?;
-    let fds: Vec<BorrowedFd<'_>> = std::iter::once(&text)
+    let fds: Vec<BorrowedFd<'_>> = [&text, dev.tree()]
+        .into_iter()
         .chain(&trees)
         .map(AsFd::as_fd)
         .collect();
@@ -177,6 +183,7 @@ fn copy_for_guest(tree: &Tree<'_>, userns: Option<&OwnedFd>) -> Result<OwnedFd> 
         no_dev: true,
         ..Restrict::default()
     };
+    let userns = userns.filter(|_| !tree.unmapped);
     let mapped = mount::set_attributes(&copy, restrict, userns.map(AsFd::as_fd));
     let refusal = match mapped {
         Err(error) if userns.is_some() && cannot_map(&error) => error,
@@ -277,6 +284,7 @@ mod tests {
                 source: open.as_fd(),
                 read_only,
                 no_suid: true,
+                unmapped: false,
             };
             copy_for_guest(&tree, Some(&userns))
         };

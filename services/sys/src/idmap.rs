@@ -28,6 +28,11 @@ impl IdRange {
         })
     }
 
+    /// What the host calls this id of the container.
+    pub fn host_id(self, id: u32) -> Option<u32> {
+        (id < RANGE_LENGTH).then(|| self.start + id)
+    }
+
     /// The line for `uid_map` and `gid_map`.
     pub fn map_line(self) -> String {
         format!("0 {} {RANGE_LENGTH}\n", self.start)

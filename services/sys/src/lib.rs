@@ -7,6 +7,7 @@
 pub mod atomic;
 pub mod cgroup;
 pub mod channel;
+pub mod device;
 pub mod dm;
 pub mod emulator;
 pub mod error;
@@ -37,5 +38,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod space;
 pub mod spawn;
+pub mod uevent;
+pub mod usb;
 
 pub use error::{Error, Result};

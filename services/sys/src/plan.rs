@@ -20,8 +20,9 @@ pub struct LaunchPlan {
     pub own_network: bool,
     /// The root and everything the guest OS mounts, in order.
     pub mounts: Vec<Mount>,
-    /// Device nodes of the host that appear in `/dev`.
-    pub devices: Vec<String>,
+    /// Pipes from the host that appear in `/dev/fifos`.
+    #[serde(default)]
+    pub fifos: Vec<Fifo>,
     /// Kernel files that the guest sees empty.
     pub masked: Vec<String>,
     /// Kernel files and directories that the guest cannot write.
@@ -78,6 +79,15 @@ pub struct Mount {
     pub target: PathBuf,
     /// What appears there.
     pub source: Source,
+}
+
+/// A pipe from the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fifo {
+    /// Its name in `/dev/fifos`.
+    pub name: String,
+    /// Index of the file.
+    pub tree: usize,
 }
 
 /// What a mount shows.
@@ -195,7 +205,7 @@ pub struct EnterPlan {
 /// What the daemon says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Become a container. Descriptors: the plan, then the trees.
+    /// Become a container. Descriptors: the plan, the file system for `/dev`, then the trees.
     Launch,
     /// Everything is prepared on the daemon's side: run the guest's init.
     Go,
@@ -300,8 +310,22 @@ pub const READ_ONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
-/// The nodes of the default device list (runtime.md 2.8) that exist as files in `/dev`.
-pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+/// What every container may use (runtime.md 2.8): whiteouts of overlays, null, zero, full, random, urandom, tty,
+/// ptmx, hwrng, tun, fuse, and its own terminals.
+pub const DEVICES: &[&str] = &[
+    "c 0:0 rwm",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 10:183 rwm",
+    "c 10:200 rwm",
+    "c 10:229 rwm",
+    "c 136:* rwm",
+];
 
 /// Dropped even where a user namespace confines root (runtime.md 2.5): LINUX_IMMUTABLE, IPC_OWNER, SYS_MODULE,
 /// SYS_PTRACE, SYS_PACCT, LEASE, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG. And SYS_RAWIO, which the

@@ -1,6 +1,6 @@
 //! The container service: every container of the device and its life cycle.
 
-use cml_wire::proto::{ContainerConfig, ContainerStatus};
+use cml_wire::proto::{ContainerConfig, ContainerStats, ContainerStatus};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -91,6 +91,14 @@ pub struct Start {
     pub setup: bool,
 }
 
+/// The answer to [`Start`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Started {
+    /// What is not as the operator may expect: things that this machine cannot limit or count, devices that
+    /// another container has.
+    pub warnings: Vec<String>,
+}
+
 /// Asks a container to shut down. The answer comes when the shutdown has begun.
 #[derive(Debug)]
 pub struct Stop {
@@ -107,6 +115,31 @@ pub struct SetFrozen {
     pub id: ContainerId,
     /// Freeze or thaw.
     pub frozen: bool,
+}
+
+/// Grants or takes the use of devices, of a running container and until it stops.
+#[derive(Debug)]
+pub struct SetDevice {
+    /// Which container.
+    pub id: ContainerId,
+    /// `allow c 10:200 rw`, `deny c 10:200`, or the rule alone (protocol.md 3.7).
+    pub rule: String,
+}
+
+/// Grants or takes the use of the sound devices: at once if the container runs, and for all its later starts.
+#[derive(Debug)]
+pub struct SetAudio {
+    /// Which container.
+    pub id: ContainerId,
+    /// Grant or take.
+    pub allowed: bool,
+}
+
+/// What these containers use, all that run if none is named.
+#[derive(Debug)]
+pub struct Stats {
+    /// Whose.
+    pub ids: Vec<ContainerId>,
 }
 
 /// Deletes a guest OS in all versions, unless a container uses it.
@@ -324,6 +357,14 @@ pub enum ContainerError {
         /// What failed.
         reason: String,
     },
+    /// A device cannot be granted or taken.
+    #[error("container {id}: {reason}")]
+    Device {
+        /// Which container.
+        id: ContainerId,
+        /// What is in the way.
+        reason: String,
+    },
     /// The store cannot be read or written.
     #[error("`{path}`: {reason}")]
     Store {
@@ -346,10 +387,14 @@ crate::request!(Remove => (), ContainerError, "container.remove", 60 s);
 crate::request!(Wipe => (), ContainerError, "container.wipe", 180 s);
 crate::request!(WipeAll => (), ContainerError, "container.wipe_all", 600 s);
 crate::request!(Reload => (), ContainerError, "container.reload", 60 s);
-crate::request!(Start => (), ContainerError, "container.start", 480 s);
+crate::request!(Start => Started, ContainerError, "container.start", 480 s);
 // The PIN may have to be typed on a keypad first.
 crate::request!(Stop => (), ContainerError, "container.stop", 130 s);
 crate::request!(SetFrozen => (), ContainerError, "container.set_frozen", 20 s);
+crate::request!(SetDevice => (), ContainerError, "container.set_device", 20 s);
+// What was done, where it is not just that.
+crate::request!(SetAudio => Option<String>, ContainerError, "container.set_audio", 20 s);
+crate::request!(Stats => Vec<ContainerStats>, ContainerError, "container.stats", 10 s);
 crate::request!(Shutdown => (), ContainerError, "container.shutdown", 60 s);
 crate::request!(StopAll => StoppedAll, ContainerError, "container.stop_all", 60 s);
 crate::request!(ChangePin => (), ContainerError, "container.change_pin", 130 s);
@@ -384,6 +429,12 @@ crate::service_port! {
         stop: Stop,
         /// Freeze or thaw.
         set_frozen: SetFrozen,
+        /// Grant or take a device.
+        set_device: SetDevice,
+        /// Grant or take the sound devices.
+        set_audio: SetAudio,
+        /// What is used.
+        stats: Stats,
         /// Stop all.
         shutdown: Shutdown,
         /// Stop all that run now.

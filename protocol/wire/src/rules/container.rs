@@ -1,6 +1,6 @@
 //! A container's configuration (protocol.md 2.3; SEC-08).
 
-use super::{Breach, Breaches, words};
+use super::{Breach, Breaches, machine, words};
 use crate::proto::{ContainerConfig, ContainerType};
 
 /// Everything that would become part of a path, a name in the kernel, or an argument, and must not.
@@ -22,7 +22,11 @@ pub fn breaches(config: &ContainerConfig) -> Vec<Breach> {
         let file = size.image_file.as_deref();
         found.note(at("image_file"), file.and_then(words::component));
     }
-    found.each("fifos", &config.fifos, |name| words::component(name));
+    for (index, name) in config.fifos.iter().enumerate() {
+        let again = config.fifos[..index].contains(name);
+        let twice = again.then(|| format!("{name:?} is there twice"));
+        found.note(format!("fifos[{index}]"), words::component(name).or(twice));
+    }
     for (index, vnet) in config.vnet_configs.iter().enumerate() {
         let at = |field| format!("vnet_configs[{index}].{field}");
         let before = &config.vnet_configs[..index];
@@ -39,16 +43,41 @@ pub fn breaches(config: &ContainerConfig) -> Vec<Breach> {
     }
     let dns = config.dns_server.as_deref();
     found.note("dns_server", dns.and_then(words::address));
-    found.note("assign_cpus", config.assign_cpus.as_deref().and_then(cpus));
+    resources(config, &mut found);
+    found.each("allow_dev", &config.allow_dev, |rule| machine::device(rule));
+    found.each("assign_dev", &config.assign_dev, |rule| {
+        machine::device(rule)
+    });
+    for (index, usb) in config.usb_configs.iter().enumerate() {
+        found.note(format!("usb_configs[{index}].id"), machine::usb(&usb.id));
+    }
     let module = config.pkcs11_module.as_deref();
     found.note("pkcs11_module", module.and_then(words::component));
     found.0
 }
 
-fn cpus(list: &str) -> Option<String> {
-    let odd = |letter: char| !letter.is_ascii_digit() && !",-".contains(letter);
-    list.contains(odd)
-        .then(|| format!("{list:?} is no list of processors such as `0-1,3`"))
+fn resources(config: &ContainerConfig, found: &mut Breaches) {
+    let cpus = config
+        .assign_cpus
+        .as_deref()
+        .filter(|list| !list.is_empty());
+    let bad = cpus.filter(|list| machine::processors(list).is_none());
+    found.note(
+        "assign_cpus",
+        bad.map(|list| format!("{list:?} is no list of processors such as `0-1,3`")),
+    );
+    let weight = config
+        .cpu_weight
+        .filter(|weight| !(1..=10_000).contains(weight));
+    found.note(
+        "cpu_weight",
+        weight.map(|weight| format!("{weight} is not between 1 and 10000; 100 is everybody's")),
+    );
+    let alone = config.swap_limit.filter(|_| config.ram_limit() == 0);
+    found.note(
+        "swap_limit",
+        alone.map(|_| "it needs a `ram_limit` beside it".into()),
+    );
 }
 
 #[cfg(test)]
@@ -137,6 +166,14 @@ mod tests {
             ["assign_cpus"]
         );
         assert_eq!(changed(|c| c.set_type(ContainerType::Kvm)), ["type"]);
+        let twice = vec!["a".into(), "a".into()];
+        assert_eq!(changed(|c| c.fifos = twice), ["fifos[1]"]);
+        for bad in [0, 10_001] {
+            assert_eq!(changed(|c| c.cpu_weight = Some(bad)), ["cpu_weight"]);
+        }
+        assert_eq!(changed(|c| c.swap_limit = Some(1)), ["swap_limit"]);
+        let rules = vec!["c 1:3".into(), "all".into()];
+        assert_eq!(changed(|c| c.allow_dev = rules), ["allow_dev[1]"]);
         let uuid = "b51f6038-aa7e-4cc7-b93a-fe187ef218f1";
         assert_eq!(changed(|c| c.name = uuid.into()), ["name"]);
     }

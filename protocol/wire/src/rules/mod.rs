@@ -6,11 +6,13 @@
 mod container;
 mod device;
 mod guestos;
+mod machine;
 mod words;
 
 use prost::{Message, Name};
 
 pub use guestos::{SHARED_STORE, has_image};
+pub use machine::{device, processors, usb};
 pub use words::is_component;
 
 use crate::{

@@ -22,6 +22,7 @@ fn the_recorded_status_reply_has_this_text() {
             guestos: "minios".into(),
             trust_level: ContainerTrust::Signed as i32,
             cryptfs_mode: CryptfsMode::IntegrityEncrypt as i32,
+            audio: None,
         }],
         ..Default::default()
     };

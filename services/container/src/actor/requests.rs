@@ -5,7 +5,7 @@ use cml_bus::{
         ActorContext, ActorFutureExt, Context, Handler, ResponseActFuture, ResponseFuture,
         WrapFuture, fut,
     },
-    api::container::{ContainerError, Exec, ExecSession, SetFrozen, Start, Stop},
+    api::container::{ContainerError, Exec, ExecSession, SetFrozen, Start, Started, Stop},
     audit::Did,
     error::BusError,
 };
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Handler<Start> for One {
-    type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
+    type Result = ResponseActFuture<Self, Result<Started, ContainerError>>;
 
     fn handle(&mut self, request: Start, _: &mut Context<Self>) -> Self::Result {
         let event = Event::Start {

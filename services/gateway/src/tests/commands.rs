@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use cml_bus::{
     api::{
-        container::{ContainerError, PinNeeds},
+        container::{ContainerError, PinNeeds, Started},
         guestos::{GuestOsError, Installation, Installed},
         token::TokenError,
     },
@@ -130,7 +130,7 @@ fn life_cycle_commands_reach_the_service_and_answer_its_result() {
         let rig = Rig::new(OPEN);
         let started = fake(&rig.container.start, |start| match &start.pin {
             Some(pin) if pin.expose() != "right" => Err(TokenError::WrongPin.into()),
-            _ => Ok(()),
+            _ => Ok(Started::default()),
         });
         let stopped = fake(&rig.container.stop, |stop| {
             Err(ContainerError::NotRunning(stop.id))

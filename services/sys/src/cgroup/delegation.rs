@@ -40,6 +40,14 @@ impl Group {
         }
     }
 
+    /// The group itself, which the container does not see: filters of devices belong there.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(super) fn open_unified(&self) -> Result<Option<OwnedFd>> {
+        self.open_below(PathBuf::new())
+    }
+
     /// Where a container begins its life, for `CLONE_INTO_CGROUP`; `None` on a machine without cgroup2.
     ///
     /// # Errors

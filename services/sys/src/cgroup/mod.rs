@@ -1,11 +1,18 @@
 //! Control groups on v2, v1 and hybrid machines: grouping, freezing, killing.
 //!
 //! On a hybrid machine the unified hierarchy is used for what its core files offer (`cgroup.kill`,
-//! `cgroup.freeze`), even if it has no controllers. Without one, the v1 freezer does both jobs.
+//! `cgroup.freeze`, device filters), even if it has no controllers. Without one, v1 controllers do these jobs.
+//! What a container may use ([`limits`]) and uses ([`usage`]) is up to whichever hierarchy has the controller.
+
+pub mod limits;
+pub mod usage;
+mod v1;
+mod v2;
 
 mod delegation;
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -14,7 +21,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Result};
+use crate::{
+    device::{Rules, bpf},
+    error::{Context, Error, Result},
+};
+use limits::{Controller, Limit};
+use usage::Usage;
 
 /// All containers of all daemons live below this group.
 const PARENT: &str = "cml";
@@ -30,6 +42,8 @@ pub struct Hierarchies {
     unified: Option<PathBuf>,
     freezer: Option<PathBuf>,
     pids: Option<PathBuf>,
+    /// Further controllers of version 1.
+    v1: BTreeMap<Controller, PathBuf>,
 }
 
 /// The groups of one container.
@@ -38,6 +52,9 @@ pub struct Group {
     unified: Option<PathBuf>,
     freezer: Option<PathBuf>,
     pids: Option<PathBuf>,
+    /// Further controllers of version 1.
+    #[serde(default)]
+    v1: BTreeMap<Controller, PathBuf>,
 }
 
 impl Hierarchies {
@@ -62,13 +79,33 @@ impl Hierarchies {
                 continue;
             };
             let has = |name| options.split(',').any(|option| option == name);
-            let slot = match kind {
-                "cgroup2" => &mut found.unified,
-                "cgroup" if has("freezer") => &mut found.freezer,
-                "cgroup" if has("pids") => &mut found.pids,
-                _ => continue,
-            };
-            slot.get_or_insert_with(|| PathBuf::from(target));
+            let target = PathBuf::from(target);
+            match kind {
+                "cgroup2" => {
+                    found.unified.get_or_insert(target);
+                }
+                "cgroup" => {
+                    if has("freezer") {
+                        found.freezer.get_or_insert_with(|| target.clone());
+                    }
+                    if has("pids") {
+                        found.pids.get_or_insert_with(|| target.clone());
+                    }
+                    // Several may share a mount, as `cpu,cpuacct` do.
+                    let here = v1::CONTROLLERS.iter().filter(|one| has(v1::name(**one)));
+                    for controller in here {
+                        found
+                            .v1
+                            .entry(*controller)
+                            .or_insert_with(|| target.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        // A filter is replaced at once, a list of version 1 entry by entry (docs/adr/0051-devices.md).
+        if found.unified.is_some() {
+            found.v1.remove(&Controller::Devices);
         }
         found
     }
@@ -87,7 +124,15 @@ impl Hierarchies {
         }
         let group = self.group(name);
         for path in group.paths() {
-            fs::create_dir_all(path).context("make group", path.display())?;
+            make(path)?;
+        }
+        // Only now, when nobody else can take the common parent away any more (`remove_parent`).
+        if let Some(root) = &self.unified {
+            // The container divides among its services what it gets (`delegation`).
+            v2::enable(&[root.clone(), root.join(PARENT), below(root, name)]);
+        }
+        if let Some(root) = self.v1.get(&Controller::Cpuset) {
+            v1::fill_cpuset(root, &[PARENT, name])?;
         }
         Ok(group)
     }
@@ -98,31 +143,119 @@ impl Hierarchies {
             unified: self.unified.as_deref().map(|root| below(root, name)),
             freezer: self.freezer.as_deref().map(|root| below(root, name)),
             pids: self.pids.as_deref().map(|root| below(root, name)),
+            v1: self
+                .v1
+                .iter()
+                .map(|(controller, root)| (*controller, below(root, name)))
+                .collect(),
         }
     }
 
     /// Removes the common parent when no daemon has a container left in it.
     pub fn remove_parent(&self) {
-        for root in [&self.unified, &self.freezer, &self.pids]
-            .into_iter()
-            .flatten()
-        {
+        let roots = [&self.unified, &self.freezer, &self.pids];
+        for root in roots.into_iter().flatten().chain(self.v1.values()) {
             // Refused while another container lives there, which is what is wanted.
             let _ = fs::remove_dir(root.join(PARENT));
         }
     }
 }
 
+/// Makes a group and its parent. Another daemon on this machine may take the empty parent away in between.
+fn make(path: &Path) -> Result<()> {
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    for _ in 0..PARENT_TRIES {
+        match fs::create_dir_all(path) {
+            Err(error) if absent(&error) => {}
+            made => return made.context("make group", path.display()),
+        }
+    }
+    fs::create_dir_all(path).context("make group", path.display())
+}
+
+/// It happens when a daemon ends at the same moment, which not many do.
+const PARENT_TRIES: u32 = 100;
+
 fn below(root: &Path, name: &str) -> PathBuf {
     root.join(PARENT).join(name)
 }
 
 impl Group {
-    /// Where the kernel shows the groups.
+    /// Where the kernel shows the groups: each once, the unified one first.
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.unified, &self.freezer, &self.pids]
-            .into_iter()
-            .flatten()
+        self.unified.iter().chain(self.v1_paths())
+    }
+
+    fn v1_paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let named = [&self.freezer, &self.pids].into_iter().flatten();
+        let mut paths: Vec<_> = named.chain(self.v1.values()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths.into_iter()
+    }
+
+    /// The control files of the hierarchy that has this controller.
+    fn files(&self, controller: Controller) -> Option<Box<dyn Files + '_>> {
+        let v1 = match controller {
+            Controller::Pids => self.pids.as_deref(),
+            other => self.v1.get(&other).map(PathBuf::as_path),
+        };
+        if let Some(path) = v1 {
+            return Some(Box::new(v1::Files(path)));
+        }
+        let unified = self.unified.as_deref()?;
+        v2::has(unified, controller).then(|| Box::new(v2::Files(unified)) as Box<dyn Files>)
+    }
+
+    /// Whether anything counts and limits this for the group.
+    pub fn has(&self, controller: Controller) -> bool {
+        self.files(controller).is_some()
+    }
+
+    /// Sets a limit; false when this machine has no controller for it.
+    ///
+    /// # Errors
+    /// The kernel does not take the value.
+    pub fn limit(&self, limit: &Limit) -> Result<bool> {
+        match self.files(limit.controller()) {
+            Some(files) => files.set(limit),
+            None => Ok(false),
+        }
+    }
+
+    /// What the group uses now.
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for controller in usage::COUNTED {
+            match (self.files(*controller), &self.unified) {
+                (Some(files), _) => files.count(*controller, &mut usage),
+                // The time of processors is counted in every unified group.
+                (None, Some(path)) if *controller == Controller::Cpuacct => {
+                    v2::Files(path).count(*controller, &mut usage);
+                }
+                (None, _) => {}
+            }
+        }
+        usage
+    }
+
+    /// Confines the group to these devices; false when this kernel can do that in no way.
+    ///
+    /// # Errors
+    /// The rules cannot be kept by what this machine has, or the kernel refused.
+    pub fn confine_devices(&self, rules: &Rules) -> Result<bool> {
+        if let Some(group) = self.open_unified()? {
+            bpf::attach(group, &bpf::program(rules))?;
+            return Ok(true);
+        }
+        let Some(path) = self.v1.get(&Controller::Devices) else {
+            return Ok(false);
+        };
+        let allowed = rules.exceptions();
+        let allowed =
+            allowed.map_err(|error| Error::invalid("confine", "devices", &error.to_string()))?;
+        v1::set_devices(path, &allowed)?;
+        Ok(true)
     }
 
     /// Whether the container has a part of the unified hierarchy.
@@ -135,7 +268,7 @@ impl Group {
     /// # Errors
     /// The process is gone, or the kernel refused.
     pub fn add_to_v1(&self, pid: i32) -> Result<()> {
-        for path in [&self.freezer, &self.pids].into_iter().flatten() {
+        for path in self.v1_paths() {
             write(&path.join("cgroup.procs"), &pid.to_string())?;
         }
         Ok(())
@@ -250,6 +383,15 @@ impl Group {
     }
 }
 
+/// The control files of a group in one hierarchy: all that the two versions differ in.
+trait Files {
+    /// Sets a limit; false when this kernel has no file for it.
+    fn set(&self, limit: &Limit) -> Result<bool>;
+
+    /// Adds what this controller has counted.
+    fn count(&self, controller: Controller, usage: &mut Usage);
+}
+
 fn remove_tree(path: &Path) -> Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -286,26 +428,30 @@ fn write(path: &Path, value: &str) -> Result<()> {
         .context("write", path.display())
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn hybrid_machines_use_the_unified_core_and_the_v1_freezer() {
-        let found = Hierarchies::parse(
-            "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
-             cgroup /sys/fs/cgroup/freezer cgroup rw,relatime,freezer 0 0\n\
-             cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
-        );
-        assert_eq!(found.unified.unwrap(), Path::new("/sys/fs/cgroup/unified"));
-        assert_eq!(found.freezer.unwrap(), Path::new("/sys/fs/cgroup/freezer"));
-        assert_eq!(found.pids, None);
-    }
-
-    #[test]
-    fn a_machine_without_groups_gets_a_clear_answer() {
-        let error = Hierarchies::default().create("x").unwrap_err();
-        assert!(error.to_string().contains("mount cgroup2"));
-    }
+fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
 }
+
+/// A file that holds one number; `max` is none.
+fn read_number(path: &Path) -> Option<u64> {
+    read(path)?.trim().parse().ok()
+}
+
+/// The number behind a word in a file of such lines.
+fn table(path: &Path, word: &str) -> Option<u64> {
+    let text = read(path)?;
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+    rest?.trim().parse().ok()
+}
+
+fn sum_of<'a>(
+    parts: impl Iterator<Item = &'a str>,
+    number: impl Fn(&'a str) -> Option<u64>,
+) -> u64 {
+    parts.filter_map(number).sum()
+}
+
+#[cfg(test)]
+mod tests;

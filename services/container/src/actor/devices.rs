@@ -1,0 +1,411 @@
+//! Devices that a running container gets or loses: by command, or because they are plugged in or out.
+
+use std::{path::PathBuf, sync::Arc};
+
+use cml_bus::{
+    actor::{ActorFutureExt, Context, Handler, ResponseActFuture, WrapFuture, fut},
+    api::container::{ContainerError, SetAudio, SetDevice},
+    audit::Did,
+    error::BusError,
+};
+use cml_sys::{
+    device::{
+        Access, Device, Rule, Verdict,
+        node::{Dev, Node},
+    },
+    uevent::{Action, Uevent},
+    usb::{self, UsbDevice},
+};
+
+use super::One;
+use crate::{
+    devices::{self, Held, Plugged, wanted},
+    env::Env,
+    fsm::State,
+    noted,
+    one::Plug,
+};
+
+/// What is to become of a container's devices.
+#[derive(Debug, Clone)]
+enum Change {
+    /// By command.
+    Rule(Verdict),
+    /// A USB device that it wants was plugged in.
+    PlugIn { plugged: Plugged, own: bool },
+    /// One that it has was plugged out.
+    PlugOut(Plugged),
+}
+
+impl Change {
+    /// Notes it, and reserves or gives back what it is about.
+    fn note(&self, env: &Env, one: &One, held: &mut Held) -> Result<(), String> {
+        let ledger = &env.devices.ledger;
+        match self {
+            Self::Rule(verdict @ Verdict::Allow(rule)) => {
+                ledger.grant(one.id, false, *rule)?;
+                if !held.shared.contains(rule) {
+                    held.shared.push(*rule);
+                }
+                held.rules.push(*verdict);
+            }
+            Self::Rule(verdict @ Verdict::Deny(rule)) => {
+                ledger.revoke(one.id, rule);
+                held.shared.retain(|one| one != rule);
+                held.rules.push(*verdict);
+            }
+            Self::PlugIn { plugged, own } => {
+                ledger.grant(one.id, *own, plugged.rule)?;
+                match own {
+                    true => held.own.push(plugged.rule),
+                    false => held.shared.push(plugged.rule),
+                }
+                held.usb.push(plugged.clone());
+                held.rules.push(Verdict::Allow(plugged.rule));
+            }
+            Self::PlugOut(Plugged { rule, .. }) => {
+                ledger.revoke(one.id, rule);
+                held.usb.retain(|plugged| plugged.rule != *rule);
+                held.shared.retain(|one| one != rule);
+                held.own.retain(|one| one != rule);
+                // A rule of the configuration that is about it as well goes on.
+                let mut left = held.shared.iter().chain(&held.own);
+                if !left.any(|one| one.overlaps(rule)) {
+                    held.rules.push(Verdict::Deny(*rule));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings `/dev` into line.
+    fn show(&self, env: &Env, dev: &Dev, held: &Held) -> Result<(), String> {
+        match self {
+            Self::Rule(verdict) => env.devices.follow(dev, &held.rules, verdict.rule()),
+            Self::PlugIn { plugged, .. } => env.devices.follow(dev, &held.rules, &plugged.rule),
+            Self::PlugOut(plugged) => match plugged.rule.device() {
+                Some(device) => dev
+                    .remove(&plugged.node, device)
+                    .map_err(|error| error.to_string()),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+impl One {
+    fn device_error(&self, reason: impl ToString) -> ContainerError {
+        ContainerError::Device {
+            id: self.id,
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Looks at the machine, which may take a moment.
+    fn look<T: Send + 'static, J: FnOnce(&Env) -> T + Send + 'static>(
+        &self,
+        job: J,
+    ) -> impl Future<Output = Result<T, ContainerError>> + use<T, J> {
+        let env = self.env.clone();
+        async move {
+            let pool = env.groups.clone();
+            Ok(pool.run(move || job(&env)).await.map_err(BusError::from)?)
+        }
+    }
+
+    /// Carries a change out: first in the kernel, then in `/dev`. One change after the other, so that each
+    /// begins with what the one before has left.
+    fn change_devices(
+        &self,
+        change: Change,
+    ) -> ResponseActFuture<Self, Result<(), ContainerError>> {
+        let turn = self.device_changes.clone().lock_owned().into_actor(self);
+        Box::pin(turn.then(move |turn, one, _| {
+            let begun = one.begin(change);
+            let work = async move {
+                let (held, work) = begun?;
+                Ok::<_, ContainerError>((held, work.await))
+            };
+            work.into_actor(one).map(move |done, one, _| {
+                let _turn = turn;
+                let (held, outcome) = done?;
+                one.finish(held, outcome)
+            })
+        }))
+    }
+
+    /// The devices after the change, and the work that makes them so. It tells apart what did not work at all,
+    /// and what did not work in `/dev` alone.
+    #[expect(clippy::type_complexity, reason = "named once, here")]
+    fn begin(
+        &self,
+        change: Change,
+    ) -> Result<
+        (
+            Held,
+            impl Future<Output = Result<Result<(), String>, ContainerError>> + use<>,
+        ),
+        ContainerError,
+    > {
+        let live = self.live.as_ref();
+        let live = live.ok_or(ContainerError::NotRunning(self.id))?;
+        let mut held = live.running.devices.clone();
+        change
+            .note(&self.env, self, &mut held)
+            .map_err(|reason| self.device_error(reason))?;
+        let (group, dev) = (live.running.group.clone(), live.dev.clone());
+        let (env, id, after) = (self.env.clone(), self.id, held.clone());
+        let work = async move {
+            let failed = move |reason: String| ContainerError::Device { id, reason };
+            let work = move |env: &Env| {
+                match group.confine_devices(&after.rules) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        return Err(failed(
+                            "this kernel cannot confine it to its devices".into(),
+                        ));
+                    }
+                    Err(error) => return Err(failed(error.to_string())),
+                }
+                let shown = match dev {
+                    Some(dev) => change.show(env, &dev, &after),
+                    None => Err("its /dev was not found after a restart of the daemon".into()),
+                };
+                Ok(shown)
+            };
+            env.in_turn(id, &env.groups, work).await?
+        };
+        Ok((held, work))
+    }
+
+    fn finish(
+        &mut self,
+        held: Held,
+        outcome: Result<Result<(), String>, ContainerError>,
+    ) -> Result<(), ContainerError> {
+        let name = self.config().name.clone();
+        let Some(live) = &mut self.live else {
+            return outcome.map(|_| ());
+        };
+        match outcome {
+            Ok(shown) => {
+                live.running.devices = held;
+                if let Err(error) = live.note(&self.env, self.id) {
+                    tracing::error!(container = %self.id, error, "the record is out of date");
+                }
+                shown.map_err(|reason| {
+                    self.device_error(format!("the rule holds, but not in /dev: {reason}"))
+                })
+            }
+            Err(error) => {
+                let present = &live.running.devices;
+                self.env.devices.ledger.restore(self.id, &name, present);
+                Err(error)
+            }
+        }
+    }
+
+    /// Does something to the nodes of a running container, without changing its rules.
+    fn on_dev(
+        &self,
+        work: impl FnOnce(&Env, &Dev, &Held) -> Result<(), String> + Send + 'static,
+    ) -> ResponseActFuture<Self, Result<(), ContainerError>> {
+        let live = self.live.as_ref();
+        let Some((dev, held)) =
+            live.and_then(|live| Some((live.dev.clone()?, live.running.devices.clone())))
+        else {
+            return Box::pin(fut::ok(()));
+        };
+        let (env, id) = (self.env.clone(), self.id);
+        let work = async move {
+            let work = move |env: &Env| work(env, &dev, &held);
+            let done = env.in_turn(id, &env.groups, work).await?;
+            done.map_err(|reason| ContainerError::Device { id, reason })
+        };
+        Box::pin(work.into_actor(self))
+    }
+
+    /// News of a USB device that the configuration may be about; `None` if it is not, and other rules decide.
+    fn plug_usb(
+        &self,
+        event: &Uevent,
+    ) -> Option<ResponseActFuture<Self, Result<(), ContainerError>>> {
+        if event.subsystem != "usb" || event.devtype.as_deref() != Some("usb_device") {
+            return None;
+        }
+        let has = self.plugged(event.device);
+        match (event.action, has) {
+            (Action::Remove, Some(plugged)) => Some(self.change_devices(Change::PlugOut(plugged))),
+            (Action::Remove, None) => None,
+            (Action::Add, _) if wanted::usb(&self.config()).is_empty() => None,
+            (Action::Add, _) => {
+                let path = self.env.devices.sys().join(&event.path);
+                let look = self.look(move |_| usb::at(&path)).into_actor(self);
+                Some(Box::pin(look.then(|found, one, _| match found {
+                    Ok(Some(device)) => one.plug_in(&device),
+                    Ok(None) => Box::pin(fut::ok(())),
+                    Err(error) => Box::pin(fut::err(error)),
+                })))
+            }
+        }
+    }
+
+    fn plugged(&self, device: Device) -> Option<Plugged> {
+        let held = &self.live.as_ref()?.running.devices;
+        let mut all = held.usb.iter();
+        all.find(|plugged| plugged.rule.covers(device)).cloned()
+    }
+
+    /// Gives a USB device to the container if it wants it and does not have it.
+    fn plug_in(&self, device: &UsbDevice) -> ResponseActFuture<Self, Result<(), ContainerError>> {
+        let wanted = wanted::usb(&self.config());
+        match devices::wants(&wanted, device) {
+            Some(usb) if self.plugged(device.device).is_none() => {
+                self.change_devices(Change::PlugIn {
+                    plugged: Plugged {
+                        rule: Rule::of(device.device),
+                        node: device.node.clone(),
+                    },
+                    own: usb.assign,
+                })
+            }
+            _ => Box::pin(fut::ok(())),
+        }
+    }
+
+    /// Some news were lost: what is there now counts. What has gone keeps a node that leads nowhere.
+    pub(super) fn look_again(&self) -> ResponseActFuture<Self, Result<(), ContainerError>> {
+        let look = self.look(|env| usb::all(env.devices.sys()));
+        let nodes = self.on_dev(|env, dev, held| {
+            for node in env.devices.nodes(&held.rules)? {
+                dev.add(&node).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        });
+        let all = nodes.then(|_, one: &mut Self, _| look.into_actor(one));
+        Box::pin(all.then(|found, one, _| {
+            let found = found.unwrap_or_default();
+            let held = one
+                .live
+                .as_ref()
+                .map(|live| live.running.devices.usb.clone());
+            let gone = held.unwrap_or_default().into_iter().filter(|plugged| {
+                !found
+                    .iter()
+                    .any(|device| plugged.rule.covers(device.device))
+            });
+            let mut changes: Vec<_> = gone
+                .map(|plugged| one.change_devices(Change::PlugOut(plugged)))
+                .collect();
+            changes.extend(found.iter().map(|device| one.plug_in(device)));
+            changes.into_iter().fold(
+                Box::pin(fut::ok(())) as ResponseActFuture<Self, _>,
+                |all, next| Box::pin(all.then(|_, _, _| next)),
+            )
+        }))
+    }
+}
+
+impl Handler<SetDevice> for One {
+    type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
+
+    fn handle(&mut self, request: SetDevice, _: &mut Context<Self>) -> Self::Result {
+        let changed = match request.rule.parse() {
+            Ok(verdict) => self.change_devices(Change::Rule(verdict)),
+            Err(error) => Box::pin(fut::err(self.device_error(error))),
+        };
+        let note = Did::SetDevice.to(self.id).meta("rule", request.rule);
+        Box::pin(changed.map(|changed, one, _| {
+            one.env.events.audit(noted::outcome(note, &changed));
+            changed
+        }))
+    }
+}
+
+impl Handler<SetAudio> for One {
+    type Result = ResponseActFuture<Self, Result<Option<String>, ContainerError>>;
+
+    fn handle(&mut self, request: SetAudio, _: &mut Context<Self>) -> Self::Result {
+        let allowed = request.allowed;
+        let id = self.id;
+        let look = self.look(|env| env.devices.has_sound()).into_actor(self);
+        let changed = look.then(move |sound, one, _| {
+            let sound = sound.unwrap_or_default();
+            let verdict = match allowed {
+                true => Verdict::Allow(devices::sound()),
+                false => Verdict::Deny(devices::sound()),
+            };
+            let changed = match (sound, allowed, one.live.is_some()) {
+                (false, true, _) => Box::pin(fut::err(one.device_error(
+                    "this device has no sound: there is no node with major number 116 below /dev",
+                ))),
+                (_, _, true) => one.change_devices(Change::Rule(verdict)),
+                (_, _, false) => Box::pin(fut::ok(())),
+            };
+            changed.map(move |changed, _, _| changed.map(|()| sound))
+        });
+        let kept = changed.then(move |changed, one: &mut Self, _| {
+            let env = one.env.clone();
+            let keep = async move {
+                let sound = changed?;
+                let keep = move |env: &Env| env.store.set_audio(id, allowed);
+                env.in_turn(id, &env.storage, keep).await??;
+                Ok::<_, ContainerError>(sound)
+            };
+            keep.into_actor(one)
+        });
+        Box::pin(kept.map(move |kept, one, _| {
+            let did = match allowed {
+                true => Did::AllowAudio,
+                false => Did::DenyAudio,
+            };
+            let note = noted::outcome(did.to(one.id), &kept);
+            one.env.events.audit(note);
+            let sound = kept?;
+            one.view.send_modify(|view| view.audio = allowed);
+            Ok((!sound).then(|| "denied; this device has no sound anyway".to_owned()))
+        }))
+    }
+}
+
+impl Handler<Plug> for One {
+    type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
+
+    fn handle(&mut self, plug: Plug, _: &mut Context<Self>) -> Self::Result {
+        // Its launch may have looked at `/dev` before or after this.
+        self.missed_devices |= matches!(self.state(), State::Starting { .. });
+        let event = match plug {
+            Plug::Lost => return self.look_again(),
+            Plug::Event(event) => event,
+        };
+        if let Some(changed) = self.plug_usb(&event) {
+            return changed;
+        }
+        let open = Access::READ.or(Access::WRITE);
+        let live = self.live.as_ref();
+        let granted = live.map(|live| live.running.devices.rules.granted(event.device));
+        if granted.is_none_or(|granted| granted.and(open).is_empty()) {
+            return Box::pin(fut::ok(()));
+        }
+        self.on_dev(move |env, dev, _| {
+            let done = match event.action {
+                Action::Add => dev.add(&node_of(env, &event)),
+                Action::Remove => dev.remove(&event.node, event.device),
+            };
+            done.map_err(|error| error.to_string())
+        })
+    }
+}
+
+/// The node as the host has it; where nobody has made one there, one for root alone.
+fn node_of(env: &Env, event: &Arc<Uevent>) -> Node {
+    let found = env.devices.node(&event.node);
+    found
+        .filter(|node| node.device == event.device)
+        .unwrap_or_else(|| Node {
+            name: PathBuf::from(&event.node),
+            device: event.device,
+            mode: 0o600,
+            owner: (0, 0),
+        })
+}

@@ -96,7 +96,14 @@ fn starts_and_commands_leave_the_daemon_as_it_was() {
     let mut mounts = BTreeSet::new();
     for task in tasks {
         let namespace = |name: &str| fs::read_link(task.path().join("ns").join(name)).ok();
-        let ours = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).ok();
+        let ours = |name: &str| {
+            // The network is the one that the fixture gave the daemon.
+            let of = match name {
+                "net" => daemon.pid().to_string(),
+                _ => "self".into(),
+            };
+            fs::read_link(format!("/proc/{of}/ns/{name}")).ok()
+        };
         for name in ["net", "user", "pid", "uts", "ipc", "cgroup", "time"] {
             // A thread that ended meanwhile has none.
             assert!(

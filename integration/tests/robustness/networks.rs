@@ -42,13 +42,15 @@ fn settles(daemon: &Daemon, before: &str) {
 }
 
 /// How netlink is talked to, records are replaced, and namespaces are named and entered.
-const STEPS: [&str; 4] = ["sendto", "rename", "move_mount", "setns"];
+const CONNECTING: [&str; 4] = ["sendto", "rename", "move_mount", "setns"];
+/// The same, and how a namespace loses its name.
+const DISCONNECTING: [&str; 4] = ["sendto", "rename", "umount2", "setns"];
 
 #[test]
 fn a_start_that_is_cut_off_anywhere_loses_no_interface() {
     let (mut daemon, _world) = daemon();
     let before = picture(&daemon);
-    everywhere(&STEPS, |call, n| {
+    everywhere(&CONNECTING, |call, n| {
         let cut = Cut::attach(&daemon, call, n);
         let done = daemon.control().run(&["start", "web"]).status == 0;
         cut.end(&mut daemon);
@@ -61,7 +63,7 @@ fn a_start_that_is_cut_off_anywhere_loses_no_interface() {
 fn a_stop_that_is_cut_off_anywhere_loses_no_interface() {
     let (mut daemon, _world) = daemon();
     let before = picture(&daemon);
-    everywhere(&STEPS, |call, n| {
+    everywhere(&DISCONNECTING, |call, n| {
         daemon.control().ok(&["start", "web"]);
         daemon.wait_for("web", "RUNNING");
         let before_it = stops_logged(&daemon);

@@ -719,6 +719,10 @@ mod tests {
             message.guestos_name = Some("os".into());
             message.ca_id = Some("id".into());
             message.dev_rule = Some("c 1:3".into());
+            message.assign_iface_params = Some(cml_wire::proto::AssignInterfaceParams {
+                iface_name: Some("nic0".into()),
+                ..Default::default()
+            });
             (message.exec_cols, message.exec_rows) = (Some(1), Some(1));
             (message.device_pin, message.device_newpin) = (Some("o".into()), Some("n".into()));
             match (Command::try_from(number), request(&mut message, OPEN)) {

@@ -726,6 +726,7 @@ mod tests {
                 internal,
                 internal,
                 internal,
+                internal,
                 "CMD_FAILED",
             ]
         );
@@ -774,6 +775,7 @@ mod tests {
                 internal,
                 "CMD_FAILED",
                 "CMD_FAILED",
+                internal,
                 internal,
                 internal,
                 internal,

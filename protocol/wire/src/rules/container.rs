@@ -1,5 +1,7 @@
 //! A container's configuration (protocol.md 2.3; SEC-08).
 
+use std::collections::BTreeSet;
+
 use super::{Breach, Breaches, machine, words};
 use crate::proto::{ContainerConfig, ContainerType};
 
@@ -22,15 +24,15 @@ pub fn breaches(config: &ContainerConfig) -> Vec<Breach> {
         let file = size.image_file.as_deref();
         found.note(at("image_file"), file.and_then(words::component));
     }
+    let mut names = BTreeSet::new();
     for (index, name) in config.fifos.iter().enumerate() {
-        let again = config.fifos[..index].contains(name);
-        let twice = again.then(|| format!("{name:?} is there twice"));
+        let twice = (!names.insert(name)).then(|| format!("{name:?} is there twice"));
         found.note(format!("fifos[{index}]"), words::component(name).or(twice));
     }
+    let mut names = BTreeSet::new();
     for (index, vnet) in config.vnet_configs.iter().enumerate() {
         let at = |field| format!("vnet_configs[{index}].{field}");
-        let before = &config.vnet_configs[..index];
-        let twice = before.iter().any(|other| other.if_name == vnet.if_name);
+        let twice = !names.insert(&vnet.if_name);
         let twice = twice.then(|| format!("{:?} is the name of two interfaces", vnet.if_name));
         found.note(at("if_name"), words::own_interface(&vnet.if_name).or(twice));
         found.note(at("if_mac"), vnet.if_mac.as_deref().and_then(words::mac));

@@ -184,10 +184,10 @@ mod tests {
                 "line 3, column 8: `red` is no 32-bit unsigned number for `color`",
                 "line 4, column 7: `LXC` is no ContainerType (CONTAINER, KVM) for `type`",
                 "line 6, column 12: `vnet_configs[0].if_name`: \"\" is no name of a network interface: 1 to 15 bytes, \
-                 no `/`, `:` or white space, not `.` or `..`",
+                 no `/`, `:`, `%` or white space, not `.` or `..`",
                 "line 7, column 3: ContainerVnetConfig has no field `mtu`",
                 "line 9, column 25: `vnet_configs[1].if_name`: \"much-too-long-name\" is no name of a network \
-                 interface: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`",
+                 interface: 1 to 15 bytes, no `/`, `:`, `%` or white space, not `.` or `..`",
                 "line 10, column 1: ContainerConfig has no field `token_typ`; did you mean `token_type`?",
                 "line 11, column 1: ContainerConfig lacks the required field `name`",
             ]
@@ -250,12 +250,12 @@ mod tests {
     #[test]
     fn a_list_as_long_as_a_text_may_be_is_read_in_no_time() {
         // Each value once would be copied 30,000 times by a reader that copies lists.
-        let line = "fifos: \"a\"\n";
+        let line = "init_env: \"A=1\"\n";
         let count = ContainerConfig::LONGEST / line.len() - 10;
         let text = format!("name: \"c\"\nguest_os: \"g\"\n{}", line.repeat(count));
         let (config, mistakes) = check::<ContainerConfig>(text.as_bytes());
         assert!(mistakes.is_empty());
-        assert_eq!(config.fifos.len(), count);
+        assert_eq!(config.init_env.len(), count);
     }
 
     #[test]

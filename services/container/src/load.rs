@@ -339,7 +339,8 @@ impl Env {
         let unknown = move || {
             let known = env.store.list()?;
             let mut recorded = env.records.list();
-            recorded.retain(|id| !known.contains(id));
+            let built_in = |id: &ContainerId| id.is_core0() && env.settings.core0.is_some();
+            recorded.retain(|id| !known.contains(id) && !built_in(id));
             Ok::<_, ContainerError>(recorded)
         };
         let Ok(Ok(unknown)) = self.storage.run(unknown).await else {

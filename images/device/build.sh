@@ -18,17 +18,19 @@ Writes into OUTDIR:
   --programs DIR        directory of cmld, cml-init and a static control
   --pki DIR             PKI whose software signing root the device trusts, and whose ssig_cml signs
   --data-size MIB       size of the data partition (default 2048; the image is sparse)
+  --store DIR           further guest OSes, laid out like operatingsystems/
   --device-conf FILE    device.conf (default: that of a device with core0)
   -h, --help            this text
 USAGE
 }
 
-out='' programs='' pki='' data_size=2048 device_conf=''
+out='' programs='' pki='' data_size=2048 device_conf='' more=''
 while [ $# -gt 0 ]; do
     case $1 in
     --programs) need_value "$1" $#; programs=$2; shift 2 ;;
     --pki) need_value "$1" $#; pki=$2; shift 2 ;;
     --data-size) need_value "$1" $#; data_size=$2; shift 2 ;;
+    --store) need_value "$1" $#; more=$2; shift 2 ;;
     --device-conf) need_value "$1" $#; device_conf=$2; shift 2 ;;
     -h | --help)
         usage
@@ -134,8 +136,10 @@ awk -F': *' 'NR == FNR { named[$1] = 1; next } $1 in named { print $1; n = split
 target=$root/usr/lib/modules/$version
 mkdir -p "$target"
 (cd "$modules" && cpio -pdm --quiet "$target" <"$wanted")
+# Unpacked, because the whole is compressed, and not every program that loads modules can unpack them.
+find "$target" -name '*.ko.xz' -exec xz -d {} +
 cp "$modules"/modules.builtin "$modules"/modules.builtin.modinfo "$modules"/modules.order "$target/"
-depmod -b "$root/usr" -m / "$version" 2>/dev/null || depmod -b "$root" "$version"
+depmod -b "$root" "$version"
 GUEST_COMP=zstd pack_root "$root" "$OUT/root.squashfs" -all-root -no-xattrs
 
 note "initramfs"
@@ -164,9 +168,9 @@ mounts {
   mount_point: "/data"
   fs_type: "ext4"
   mount_type: EMPTY
-  min_size: 10
+  min_size: 4
   max_size: 16384
-  def_size: 16
+  def_size: 8
 }
 MOUNTS
 "$IMAGES_DIR/busybox/build.sh" "$store" --name gyroidos-coreos --description "Management container" \
@@ -179,6 +183,7 @@ mkdir -p "$cml"/{tokens,containers,keys} "$WORK/data/logs"
 chmod 0700 "$cml"/{tokens,containers,keys}
 cp "$pki/ssig_rootca.cert" "$cml/tokens/"
 cp -r "$store" "$cml/operatingsystems"
+if [ -n "$more" ]; then cp -r "$more/." "$cml/operatingsystems/"; fi
 chmod 0700 "$cml/operatingsystems"
 core0=$cml/containers/00000000-0000-0000-0000-000000000000
 cp "$here/core0.conf" "$core0.conf"

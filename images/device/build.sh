@@ -168,9 +168,9 @@ mounts {
   mount_point: "/data"
   fs_type: "ext4"
   mount_type: EMPTY
-  min_size: 4
+  min_size: 10
   max_size: 16384
-  def_size: 8
+  def_size: 10
 }
 MOUNTS
 "$IMAGES_DIR/busybox/build.sh" "$store" --name gyroidos-coreos --description "Management container" \

@@ -44,18 +44,19 @@ programs: deps
 unit: deps ## Run the tests that need no daemon
 	cargo test --workspace --locked --exclude cml-integration
 	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh integration/vm/*.sh
-	shellcheck -s sh integration/vm/init
+	shellcheck -s sh integration/vm/init images/device/initramfs-init images/device/root/etc/device/*
 
 integration: programs ## Run the tests of the whole system (as root)
 	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6
 
 test: lint unit integration demo ## Run all tests
 
-# The tests on this machine only make the kit for those in the other one.
-test-device: programs ## Run the tests that need device-mapper, in a machine of QEMU (as root)
+# The tests on this machine only make the kit for those in the other ones.
+test-device: programs ## Run the tests that need device-mapper or a device that boots, in QEMU (as root)
 	@integration/deps.sh $(DEVICE_PACKAGES)
 	cargo test --locked -p cml-integration --test functional -- command_line
 	integration/vm/test-device.sh
+	integration/vm/test-boots.sh
 
 test-debian: programs debian ## Run the tests of a guest with systemd (as root, minutes)
 	integration/clean.sh cargo test --locked -p cml-integration --test functional -- --ignored debian

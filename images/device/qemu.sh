@@ -48,9 +48,9 @@ need qemu-system-x86_64 qemu-system-x86
 need_file "$disk"
 
 # A machine without cmpxchg16b: that of QEMU 7 leaves wrong flags behind, which crashes the kernel now and then.
-machine=(-M "q35" -accel "tcg,thread=multi" -cpu "max,-la57,-cx16" -smp 2 -m 2048 -nodefaults -no-user-config -display none
+machine=(-M q35 -accel "tcg,thread=multi" -cpu "max,-la57,-cx16" -smp 2 -m 2048 -nodefaults -no-user-config -display none
     -serial "$serial" -drive "file=$disk,format=raw,if=virtio,cache=writeback" -device virtio-rng-pci
-    -netdev user,id=uplink -device virtio-net-pci,netdev=uplink)
+    -netdev "user,id=uplink" -device "virtio-net-pci,netdev=uplink")
 case $uefi in
 yes)
     firmware=/usr/share/OVMF/OVMF_CODE_4M.fd

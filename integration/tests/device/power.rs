@@ -33,7 +33,7 @@ fn nothing_that_was_answered_is_lost_when_the_plug_is_pulled() {
         answer(&mut machine, "start web --key=wrong");
     }
     assert!(answer(&mut machine, "start web --key=pw").contains("CONTAINER_LOCKED_TILL_REBOOT"));
-    machine.begin("control reboot");
+    machine.begin("control reboot </dev/null");
     machine.await_reboot();
     machine.ok("control start web --key=pw");
     machine.wait_for("web", "RUNNING");
@@ -56,7 +56,7 @@ fn nothing_that_was_answered_is_lost_when_the_plug_is_pulled() {
     assert_eq!(machine.ok("control run web nopty cat /data/file"), "kept\n");
 
     // So is a wipe: what was begun is finished, and the container begins anew.
-    machine.begin("control wipe web");
+    machine.begin("control wipe web </dev/null");
     machine.power_cut();
     let key = match old.contains("CONTAINER_START_OK") {
         true => "pw",

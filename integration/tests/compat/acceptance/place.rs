@@ -145,7 +145,7 @@ impl Place for InCore0 {
     }
 
     fn reboot(&mut self) {
-        self.machine.begin("control reboot");
+        self.machine.begin("control reboot </dev/null");
         self.machine.await_reboot();
     }
 

@@ -1,6 +1,6 @@
 //! Kernels that lack something: what needs it says so, everything else works.
 
-use cml_integration::machine::{Machine, Options};
+use cml_integration::machine::{Machine, Options, Shell};
 
 use crate::{CORE0, answer, create};
 
@@ -9,7 +9,7 @@ use crate::{CORE0, answer, create};
 fn on_a_kernel_without_device_mapper_what_must_be_encrypted_does_not_start_and_the_rest_does() {
     let mut machine = Machine::boot_with(Options {
         append: "cml.dm=off",
-        outside: true,
+        shell: Shell::Outside,
     });
     // core0 of this device has a volume.
     let refused = machine.ok(&format!(
@@ -32,7 +32,7 @@ fn on_a_kernel_without_device_mapper_what_must_be_encrypted_does_not_start_and_t
 fn on_control_groups_of_version_1_alone_containers_run_freeze_and_stop() {
     let mut machine = Machine::boot_with(Options {
         append: "cml.cgroup=v1",
-        outside: false,
+        shell: Shell::Console,
     });
     let groups = machine.ok("cat /proc/1/cgroup");
     assert!(

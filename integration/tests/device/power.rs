@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use cml_integration::machine::Machine;
+use cml_integration::machine::{Machine, Options, Shell};
 
 use crate::{answer, create};
 
@@ -69,6 +69,24 @@ fn nothing_that_was_answered_is_lost_when_the_plug_is_pulled() {
         found == "kept\n" || found.contains("No such file"),
         "{found}"
     );
+}
+
+#[test]
+#[ignore = "needs the device that `make test-device` builds"]
+fn a_provisioned_device_stays_one_and_lets_no_commands_in() {
+    let mut machine = Machine::boot_with(Options {
+        shell: Shell::LoggedIn,
+        ..Options::default()
+    });
+    machine.ok("control set_provisioned </dev/null");
+    machine.power_cut();
+    let mode = answer(&mut machine, "get_provisioned");
+    assert!(mode.contains("device_is_provisioned: true"), "{mode}");
+    let refused = answer(&mut machine, "run core0 nopty true");
+    assert!(refused.contains("CMD_UNSUPPORTED"), "{refused}");
+    machine.begin("control reboot </dev/null");
+    machine.await_reboot();
+    assert!(answer(&mut machine, "list").contains("core0"));
 }
 
 #[test]

@@ -279,7 +279,7 @@ impl Suite {
         let base = format!("file:/{mirror}");
         let images = format!("{mirror}/operatingsystems/x86/{name}-1");
         let zeros = self.place.path("zeros");
-        let size = number * self.place.nullos() << 20;
+        let size = (number * self.place.nullos()) << 20;
         self.place
             .shell(&format!("mkdir -p {images}; truncate -s {size} {zeros}"));
         let mut hash = |program: &str| {
@@ -304,8 +304,9 @@ impl Suite {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         self.with("response: GUESTOS_MGR_INSTALL_FAILED", &words);
         let hashes = format!("{images}/root.hash.img");
+        let tree = size / 256;
         self.place.shell(&format!(
-            "mv {zeros} {images}/root.img; truncate -s {number}M {hashes}"
+            "mv {zeros} {images}/root.img; truncate -s {tree} {hashes}"
         ));
         self.with("response: GUESTOS_MGR_INSTALL_COMPLETED", &words);
         self.place.shell(&format!("rm -r {mirror}"));

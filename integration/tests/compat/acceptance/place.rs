@@ -2,7 +2,10 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use cml_integration::{Daemon, PATIENCE, Setup, encrypted, machine::Machine};
+use cml_integration::{
+    Daemon, PATIENCE, Setup, encrypted,
+    machine::{Machine, Options, Shell},
+};
 use cml_wire::proto::guest_os_mount::Type;
 
 use super::checks::coreos;
@@ -112,7 +115,10 @@ pub struct InCore0 {
 impl InCore0 {
     pub fn new() -> Self {
         Self {
-            machine: Machine::boot(),
+            machine: Machine::boot_with(Options {
+                shell: Shell::LoggedIn,
+                ..Options::default()
+            }),
         }
     }
 }
@@ -163,7 +169,7 @@ impl Place for InCore0 {
     }
 
     fn cycles(&self) -> usize {
-        3
+        1
     }
 
     fn nullos(&self) -> u64 {

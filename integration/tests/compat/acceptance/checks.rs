@@ -250,7 +250,7 @@ impl Suite {
             self.started(container);
             self.stopped(container);
         }
-        let logs = self.place.path("logs");
+        let logs = self.place.path("retrieved");
         self.place.shell(&format!("mkdir -p {logs}"));
         self.with("CMD_OK", &["retrieve_logs", &logs]);
         self.place.shell(&format!("rm -r {logs}"));
@@ -357,7 +357,7 @@ impl Suite {
 
     #[track_caller]
     pub fn log_names_the_configuration(&mut self) {
-        let logs = self.place.path("logs");
+        let logs = self.place.path("retrieved");
         self.place.shell(&format!("mkdir -p {logs}"));
         self.with("CMD_OK", &["retrieve_logs", &logs]);
         let line = format!("device.conf path is {}", self.place.device_conf());

@@ -1,10 +1,10 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build programs demo test test-debian test-device unit integration lint bench fuzz audit debian
+.PHONY: help deps build programs demo device qemu test test-debian test-device unit integration lint bench fuzz audit debian
 
 PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs iproute2 libssl-dev nftables openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
-DEVICE_PACKAGES := binutils cpio dmsetup kmod lz4 qemu-system-x86 xz-utils zstd
+DEVICE_PACKAGES := binutils cpio dmsetup fdisk kmod lz4 mtools ovmf qemu-system-x86 xz-utils zstd
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 # Programs that run inside containers must not need the container's libraries.
 STATIC := RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --target $(HOST)
@@ -21,32 +21,42 @@ build: deps ## Compile cmld, control and cml-init, optimised
 	$(STATIC) --release -p cml-init
 	@install -D target/$(HOST)/release/cml-init target/release/cml-init
 
+device: build ## Build a bootable device, with a disk image, into out/device
+	@integration/deps.sh $(DEVICE_PACKAGES)
+	$(STATIC) --release -p control-cli
+	@install -D -t $(OUT)/programs target/release/cmld target/release/cml-init target/$(HOST)/release/control
+	images/device/build.sh $(OUT)/device --programs $(OUT)/programs
+
+qemu: ## Boot what `make device` has built, with a console in core0
+	images/device/qemu.sh $(OUT)/device
+
 demo: build ## The main job, from an empty directory to a removed container, explained
 	@integration/demo.sh target/release $(OUT)
 
 # What the integration tests run: unoptimised, with the probe for the guest.
 programs: deps
 	cargo build --locked -p cmld -p control-cli
-	$(STATIC) -p cml-init -p cml-probe
+	$(STATIC) -p cml-init -p cml-probe -p control-cli
 	$(STATIC) -p cml-sys --example hostile
-	@install -D -t target/debug/static target/$(HOST)/debug/cml-init target/$(HOST)/debug/cml-probe \
-	  target/$(HOST)/debug/examples/hostile
+	@install -D -t target/debug/static \
+	  $(addprefix target/$(HOST)/debug/,cml-init cml-probe control examples/hostile)
 
 unit: deps ## Run the tests that need no daemon
 	cargo test --workspace --locked --exclude cml-integration
 	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh integration/vm/*.sh
-	shellcheck -s sh integration/vm/init
+	shellcheck -s sh integration/vm/init images/device/initramfs-init images/device/root/etc/device/*
 
 integration: programs ## Run the tests of the whole system (as root)
 	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6
 
 test: lint unit integration demo ## Run all tests
 
-# The tests on this machine only make the kit for those in the other one.
-test-device: programs ## Run the tests that need device-mapper, in a machine of QEMU (as root)
+# The tests on this machine only make the kit for those in the other ones.
+test-device: programs ## Run the tests that need device-mapper or a device that boots, in QEMU (as root)
 	@integration/deps.sh $(DEVICE_PACKAGES)
 	cargo test --locked -p cml-integration --test functional -- command_line
 	integration/vm/test-device.sh
+	integration/vm/test-boots.sh
 
 test-debian: programs debian ## Run the tests of a guest with systemd (as root, minutes)
 	integration/clean.sh cargo test --locked -p cml-integration --test functional -- --ignored debian

@@ -13,6 +13,7 @@ NAME-VERSION/root.img, NAME-VERSION.conf and, if --key is given, its .sig and .c
 Prints the path of the configuration.
 
   --probe FILE          static program copied to /bin/probe
+  --tool FILE           static program copied to /usr/sbin; may be repeated
   --busybox FILE        static busybox (default: the one found in PATH)
 USAGE
     guest_options_usage
@@ -23,10 +24,11 @@ USAGE
 
 GUEST_NAME=busybox
 GUEST_DESCRIPTION="Minimal busybox guest"
-out='' probe='' busybox=''
+out='' probe='' busybox='' tools=()
 while [ $# -gt 0 ]; do
     case $1 in
     --probe) need_value "$1" $#; probe=$2; shift 2 ;;
+    --tool) need_value "$1" $#; tools+=("$2"); shift 2 ;;
     --busybox) need_value "$1" $#; busybox=$2; shift 2 ;;
     -h | --help)
         usage
@@ -64,6 +66,7 @@ need_static() {
 }
 need_static "$busybox"
 if [ -n "$probe" ]; then need_static "$probe"; fi
+for tool in "${tools[@]}"; do need_static "$tool"; done
 
 enter_outdir "$out"
 root=$WORK/root
@@ -88,6 +91,10 @@ done
 while read -r applet; do
     if [ ! -e "$root/$applet" ]; then ln -s /bin/busybox "$root/$applet"; fi
 done <"$WORK/applets"
+for tool in "${tools[@]}"; do
+    rm -f -- "$root/usr/sbin/$(basename -- "$tool")"
+    install -m 0755 -- "$tool" "$root/usr/sbin/"
+done
 if [ -n "$probe" ]; then install -m 0755 -- "$probe" "$root/bin/probe"; fi
 
 (cd "$here/rootfs" && find . -type f -printf '%P\n') >"$WORK/files"

@@ -9,7 +9,7 @@ exec 9>"$out/lock"
 flock 9
 PATH=$PATH:/usr/sbin:/sbin
 
-"$here/kernel.sh" "$out"
+"$here/../../images/device/kernel.sh" "$out" cloud-amd64
 version=$(cat "$out/version")
 
 # Everything that a new system would be made of.

@@ -6,6 +6,7 @@ mod audit;
 mod autostart;
 mod command_line;
 mod configuration;
+mod core0;
 mod debian;
 mod devices;
 mod encryption;

@@ -21,6 +21,8 @@ pub enum Event {
         /// Where it is now.
         state: ContainerState,
     },
+    /// `core0` ran and does not run any more, and nobody told the daemon to end: so ends the device.
+    Core0Ended,
     /// A service died and was started again.
     ServiceRestarted {
         /// The name of the service.

@@ -30,8 +30,11 @@ use cml_container::{Env, Manager};
 use cml_gateway::{Admission, Gateway};
 use cml_guestos::GuestOs;
 use cml_network::Network;
-use cml_provisioning::{Machine, Provisioning};
-use cml_sys::net::{namespace::Namespace, pin::Place};
+use cml_provisioning::{EndMachine, Machine, Provisioning};
+use cml_sys::{
+    net::{namespace::Namespace, pin::Place},
+    power::Master,
+};
 use cml_token::{Token, softtoken::Format};
 use cml_wire::proto::device_config::{DeviceKeyType, SoftTokenFormat, StorageFallback};
 use tokio::sync::mpsc;
@@ -64,6 +67,8 @@ pub struct Places {
     pub host_mounts: Arc<Place>,
     /// Where the host's ends of pipes into containers are.
     pub fifos: PathBuf,
+    /// Whether the machine may be ended.
+    pub master: Master,
 }
 
 /// The services cannot be put together.
@@ -236,7 +241,9 @@ pub fn compose(
         },
         machine: match device.config.hostedmode {
             true => Machine::Host,
-            false => Machine::Own(Arc::new(cml_sys::power::restart)),
+            false => Machine::Own(EndMachine::new(move |power| {
+                places.master.end_machine(power)
+            })),
         },
         tpm: device.config.tpm_enabled && TPM.iter().any(|path| Path::new(path).exists()),
     };
@@ -253,6 +260,7 @@ pub fn compose(
         init: places.init,
         signed_configs: device.config.signed_configs(),
         host_dns: device.config.host_dns().to_owned(),
+        core0: (!device.config.hostedmode).then(|| device.config.c0os().to_owned()),
         mounts: places.mounts.join("volumes"),
         fifos: places.fifos,
         limits: cml_container::Defaults {

@@ -18,7 +18,10 @@ use cml_bus::{
     api::{audit::Flush, container::Shutdown},
     audit::Did,
 };
-use cml_sys::net::{namespace::Namespace, pin::Place};
+use cml_sys::{
+    net::{namespace::Namespace, pin::Place},
+    power::Master,
+};
 use compose::{Places, Services, compose};
 use device::Device;
 use socket::RunDir;
@@ -45,6 +48,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     if !rustix::process::geteuid().is_root() {
         return Err("containers need root; run cmld as root".into());
     }
+    let master = Master::at_start();
     cml_sys::proc::forbid_core_dumps()?;
     cml_sys::proc::raise_file_limit()?;
     let (network, host_mounts) = (Namespace::current()?.into(), Place::current()?.into());
@@ -75,6 +79,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
         network,
         host_mounts,
         fifos: run.fifos(),
+        master,
     };
     let system = System::new();
     let status = system.block_on(async {

@@ -172,8 +172,10 @@ impl One {
             }
         }
         let started = self.live.as_ref().map(|live| live.running.started);
+        let control = self.live.as_ref().and_then(|live| live.control.clone());
         self.view.send_modify(|view| {
             view.state = next;
+            view.control = control.filter(|_| next.listens());
             view.started = started.filter(|_| !next.is_at_rest());
         });
         let name = next.wire().as_str_name();

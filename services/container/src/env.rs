@@ -47,6 +47,8 @@ pub struct Settings {
     pub init: PathBuf,
     /// Demand signatures on configurations.
     pub signed_configs: bool,
+    /// The guest OS of a `core0` that nobody has configured; `None` where there is no `core0` (hosted mode).
+    pub core0: Option<String>,
     /// Name server for guests whose configuration names none.
     pub host_dns: String,
     /// An empty directory of ours for mounts of volumes.
@@ -232,6 +234,14 @@ impl Env {
             false => Version::AtLeast(version),
         };
         self.find(config, version).await
+    }
+
+    /// The newest version that is installed, whatever the configuration says.
+    pub(crate) async fn newest_of(
+        &self,
+        config: &ContainerConfig,
+    ) -> Result<Installed, GuestOsError> {
+        self.find(config, Version::AtLeast(0)).await
     }
 
     async fn find(

@@ -233,6 +233,11 @@ impl State {
         self.takes_commands() || matches!(self, Self::Freezing { .. } | Self::Frozen { .. })
     }
 
+    /// Whether control commands that come from inside are heard. A frozen one sends none.
+    pub fn listens(self) -> bool {
+        !self.is_at_rest() && !matches!(self, Self::Starting { .. } | Self::Rebooting)
+    }
+
     /// Whether commands can be run in it (protocol.md 3.8).
     pub fn takes_commands(self) -> bool {
         matches!(self, Self::Booting | Self::Running | Self::Setup)

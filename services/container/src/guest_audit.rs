@@ -150,6 +150,7 @@ pub(crate) mod tests {
     /// A delivery from a log with these records, and the acknowledgements that reach it.
     pub fn delivering(records: Vec<AuditRecord>) -> (GuestAudit, Recorded<Next>, AuditPort) {
         let view = View {
+            control: None,
             config: Arc::default(),
             state: State::Running,
             known: true,

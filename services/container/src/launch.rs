@@ -9,7 +9,7 @@ use std::{
 
 use cml_bus::{
     api::{
-        container::ContainerError,
+        container::{ContainerError, ControlSocket},
         guestos::{CopyImage, ImageLease, Resolve, Resolved, Version},
     },
     audit::Did,
@@ -27,6 +27,7 @@ use cml_sys::{
 use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE, text};
 
 use crate::{
+    control_socket::{self, CONTROL_SOCKET, Reach},
     devices::{self, Prepared, wanted::Wanted},
     env::Env,
     network,
@@ -62,6 +63,8 @@ pub struct Live {
     pub dev: Option<Arc<Dev>>,
     /// What the operator should know of its launch.
     pub warnings: Vec<String>,
+    /// The listening control socket.
+    pub control: Option<ControlSocket>,
 }
 
 impl Live {
@@ -267,6 +270,8 @@ fn blocking_launch(
                 wanted.grant(false, devices::sound());
             }
             let devices = env.devices.prepare(id, &config.name, wanted, machine.ids)?;
+            let control = Reach::of(id, &resolved.installed.config);
+            planned.launch.control_socket = control.map(|_| CONTROL_SOCKET.into());
             let facts = Facts {
                 id_slot: slot.map(|(slot, _)| slot),
                 config: text::print_file(config),
@@ -279,6 +284,7 @@ fn blocking_launch(
                 group,
                 devices: devices.held.clone(),
                 setup: access.setup,
+                control,
             };
             attempt_or_undo(env, container, &planned, devices, facts, access)
         });
@@ -407,9 +413,11 @@ fn attempt(
         }
     })?;
     let images = opened.into_iter().filter_map(Opened::image).collect();
+    let control = prepared.control.take();
     let mut running = Running::new(&prepared, facts);
     running.emulator = emulator.as_ref().map(|emulator| emulator.identity);
     let mut live = Live {
+        control: (running.control.zip(control)).map(|(reach, socket)| reach.socket(id, socket)),
         running,
         emulator,
         record,
@@ -580,7 +588,7 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
     }
     let path = Path::new(SERVICE_SOCKET);
     let in_userns = running.id_slot.is_some();
-    let service = exec::bind_service(&env.program, &pidfd, path, in_userns);
+    let service = exec::bind_socket(&env.program, &pidfd, path, in_userns);
     let service = service
         .inspect_err(|error| tracing::warn!(container = %id, %error, "the guest cannot report"))
         .ok();
@@ -605,6 +613,7 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
         emulator: emulator.map(Arc::new),
         dev: dev.map(Arc::new),
         warnings: Vec::new(),
+        control: control_socket::bind_again(env, id, &running, &pidfd),
         record: record.clone(),
         running,
         pidfd: Arc::new(pidfd),

@@ -7,6 +7,8 @@
 
 mod actor;
 mod autostart;
+mod control_socket;
+mod core0;
 mod devices;
 mod ending;
 mod entry;

@@ -51,6 +51,10 @@ impl Env {
         let ids = self.storage.run(move || env.store.list()).await;
         let mut all = Vec::new();
         for id in ids.map_err(BusError::from)?? {
+            if id.is_core0() && self.settings.core0.is_none() {
+                tracing::warn!("there is no core0 in hosted mode; its configuration is left alone");
+                continue;
+            }
             match self.load(id).await {
                 Ok(loaded) => all.push(loaded),
                 Err(error) => {
@@ -58,6 +62,9 @@ impl Env {
                     all.extend(self.load_recorded(id).await);
                 }
             }
+        }
+        if !all.iter().any(|loaded| loaded.id.is_core0()) {
+            all.extend(self.built_in_core0().await);
         }
         Ok(all)
     }
@@ -332,7 +339,8 @@ impl Env {
         let unknown = move || {
             let known = env.store.list()?;
             let mut recorded = env.records.list();
-            recorded.retain(|id| !known.contains(id));
+            let built_in = |id: &ContainerId| id.is_core0() && env.settings.core0.is_some();
+            recorded.retain(|id| !known.contains(id) && !built_in(id));
             Ok::<_, ContainerError>(recorded)
         };
         let Ok(Ok(unknown)) = self.storage.run(unknown).await else {

@@ -9,9 +9,10 @@ use cml_bus::{
     },
     api::{
         container::{
-            ChangePin, Configs, ContainerError, Create, Exec, ExecSession, PinEntry, PinNeeds,
-            Reload, Remove, RemoveGuestOs, SetAudio, SetDevice, SetFrozen, Shutdown, Start,
-            Started, Stats, Status, Stop, StopAll, StoppedAll, UpdateConfig, Wipe, WipeAll,
+            ChangePin, Configs, ContainerError, ControlSocket, ControlSockets, Create, Exec,
+            ExecSession, PinEntry, PinNeeds, Reload, Remove, RemoveGuestOs, SetAudio, SetDevice,
+            SetFrozen, Shutdown, Start, Started, Stats, Status, Stop, StopAll, StoppedAll,
+            UpdateConfig, Wipe, WipeAll,
         },
         guestos::Rescan,
         token,
@@ -34,7 +35,7 @@ use tokio::{
 
 use crate::{
     actor::One,
-    autostart,
+    autostart, core0,
     entry::Entry,
     env::Env,
     fsm::State,
@@ -115,6 +116,7 @@ impl Manager {
             created: loaded.created,
             guest: loaded.guest,
             audio: self.env.store.audio(loaded.id),
+            control: None,
         });
         let (env, id) = (self.env.clone(), loaded.id);
         let port = OnePort::default();
@@ -253,7 +255,14 @@ impl Actor for Manager {
                 for entry in &entries {
                     entry.known().await;
                 }
-                spawn(autostart::run(env, entries));
+                spawn(async move {
+                    // It is the way of the others to the network, and they wait for it.
+                    let core0 = entries.iter().find(|entry| entry.id.is_core0());
+                    if let Some(core0) = core0.cloned() {
+                        core0::bring_up(&env, core0).await;
+                    }
+                    autostart::run(env, entries).await;
+                });
             };
             known.into_actor(manager)
         });
@@ -499,7 +508,9 @@ impl Handler<WipeAll> for Manager {
     type Result = ResponseFuture<Result<(), ContainerError>>;
 
     fn handle(&mut self, _: WipeAll, _: &mut Context<Self>) -> Self::Result {
-        let wipes = at_once(self.entries.clone(), async |entry| entry.wipe().await);
+        // core0 has to end for it, and with it the device: it keeps what it has, which is under no PIN anyway.
+        let guests = self.entries.iter().filter(|entry| !entry.id.is_core0());
+        let wipes = at_once(guests.cloned().collect(), async |entry| entry.wipe().await);
         let events = self.env.events.clone();
         Box::pin(async move {
             let mut outcome = Ok(());
@@ -575,9 +586,11 @@ impl Handler<Shutdown> for Manager {
 impl Handler<StopAll> for Manager {
     type Result = ResponseFuture<Result<StoppedAll, ContainerError>>;
 
-    fn handle(&mut self, _: StopAll, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, request: StopAll, _: &mut Context<Self>) -> Self::Result {
         self.env.events.audit(Did::Shutdown.here());
-        let running = |entry: &&Entry| !entry.view.borrow().state.is_at_rest();
+        let running = |entry: &&Entry| {
+            (request.core0 || !entry.id.is_core0()) && !entry.view.borrow().state.is_at_rest()
+        };
         let entries: Vec<_> = self.entries.iter().filter(running).cloned().collect();
         Box::pin(async move {
             let mut all = StoppedAll {
@@ -596,6 +609,17 @@ impl Handler<StopAll> for Manager {
     }
 }
 
+impl Handler<ControlSockets> for Manager {
+    type Result = Result<Vec<ControlSocket>, ContainerError>;
+
+    fn handle(&mut self, _: ControlSockets, _: &mut Context<Self>) -> Self::Result {
+        let sockets = self.entries.iter();
+        Ok(sockets
+            .filter_map(|entry| entry.view.borrow().control.clone())
+            .collect())
+    }
+}
+
 impl Handler<PinEntry> for Manager {
     type Result = Result<PinNeeds, ContainerError>;
 
@@ -603,7 +627,8 @@ impl Handler<PinEntry> for Manager {
         let view = self.find(request.id)?.view.borrow();
         Ok(PinNeeds {
             usb_reader: view.config.usb_pin_entry(),
-            required: view.config.token_type() != ContainerTokenType::None,
+            required: !request.id.is_core0()
+                && view.config.token_type() != ContainerTokenType::None,
         })
     }
 }

@@ -147,6 +147,7 @@ pub fn launch(
         confinement: confinement(config, guestos, ids.is_some())?,
         service_socket: Some(SERVICE_SOCKET.into()),
         name_server: None,
+        control_socket: None,
         toolbox,
         init: init(config, guestos, setup)?,
     };

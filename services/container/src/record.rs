@@ -22,6 +22,7 @@ use cml_wire::proto::{ContainerTrust, CryptfsMode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    control_socket::Reach,
     devices::Held,
     env::{Env, private_dir},
     fifos,
@@ -94,6 +95,9 @@ pub struct Running {
     /// Its devices.
     #[serde(default)]
     pub devices: Held,
+    /// What its control socket is good for, if it has one.
+    #[serde(default)]
+    pub control: Option<Reach>,
 }
 
 /// What a launch knows of a guest before it runs.
@@ -115,6 +119,8 @@ pub struct Facts {
     pub devices: Held,
     /// It is in setup mode.
     pub setup: bool,
+    /// What its control socket is good for, if it has one.
+    pub control: Option<Reach>,
 }
 
 impl Running {
@@ -138,6 +144,7 @@ impl Running {
             },
             group: facts.group,
             devices: facts.devices,
+            control: facts.control,
         }
     }
 

@@ -107,6 +107,7 @@ impl Rig {
             limits: Defaults::default(),
             dev: "/dev".into(),
             sys: "/sys".into(),
+            core0: None,
         };
         let env = Env::open(
             settings,

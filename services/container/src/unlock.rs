@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cml_bus::{
     api::{
         container::ContainerError,
-        token::{EnterPin, Holder, ReleaseKey, TokenError, TokenKind, Unlock},
+        token::{Core0Key, EnterPin, Holder, ReleaseKey, TokenError, TokenKind, Unlock},
     },
     id::ContainerId,
     secret::{Key, Pin},
@@ -22,6 +22,10 @@ use crate::{
 /// What protects the container; `None` if nothing does.
 pub fn holder(id: ContainerId, config: &ContainerConfig) -> Result<Option<Holder>, ContainerError> {
     let bad = |reason: &str| ContainerError::BadConfig(reason.to_owned());
+    // Nobody is there to type a PIN when a device starts (runtime.md 6.8).
+    if id.is_core0() {
+        return Ok(None);
+    }
     let kind = match config.token_type() {
         ContainerTokenType::None => return Ok(None),
         ContainerTokenType::Soft => TokenKind::Soft,
@@ -95,6 +99,11 @@ pub async fn unlock(
     }
     let volumes = encrypted(config, &installed.config)?;
     let volumes = check_encryption(env, id, volumes).await?;
+    if id.is_core0() {
+        let create = is_new(env, id, volumes).await?;
+        let key = env.token.core0_key.call(Core0Key { create }).await;
+        return key.map(Some).map_err(|error| key_error(id, error));
+    }
     let holder = holder(id, config)?.ok_or_else(|| ContainerError::Launch {
         id,
         reason: "its volumes must be encrypted, and token_type NONE has no key".into(),
@@ -108,13 +117,17 @@ pub async fn unlock(
         pin,
         create,
     };
-    match env.token.release_key.call(release).await {
-        Ok(key) => Ok(Some(key)),
-        Err(TokenError::KeyLost { path, reason }) => Err(ContainerError::Damaged {
+    let key = env.token.release_key.call(release).await;
+    key.map(Some).map_err(|error| key_error(id, error))
+}
+
+fn key_error(id: ContainerId, error: TokenError) -> ContainerError {
+    match error {
+        TokenError::KeyLost { path, reason } => ContainerError::Damaged {
             id,
             reason: format!("its key `{path}`: {reason}"),
-        }),
-        Err(error) => Err(error.into()),
+        },
+        error => error.into(),
     }
 }
 

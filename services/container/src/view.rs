@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cml_bus::id::ContainerId;
+use cml_bus::{api::container::ControlSocket, id::ContainerId};
 use cml_sys::proc;
 use cml_wire::proto::{ContainerConfig, ContainerStatus, ContainerTrust, CryptfsMode};
 
@@ -25,6 +25,8 @@ pub struct View {
     pub guest: Option<Guest>,
     /// It may use the sound devices.
     pub audio: bool,
+    /// Where it may send control commands, while it runs.
+    pub control: Option<ControlSocket>,
 }
 
 /// What a guest OS makes of a container.

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    budget::Budget,
+    inside,
     policy::Admission,
     session::{self, Ports, Shared, closed},
 };
@@ -88,11 +88,7 @@ impl Gateway {
     }
 
     fn shared(&self) -> Rc<Shared> {
-        Rc::new(Shared {
-            ports: self.ports.clone(),
-            admission: self.admission.clone(),
-            budget: Budget::of(self.admission.privileged),
-        })
+        Rc::new(Shared::new(self.ports.clone(), self.admission.clone()))
     }
 }
 
@@ -107,6 +103,9 @@ impl Actor for Gateway {
         self.drained = Some(drained);
         let shared = self.shared();
         let closing = self.closing.subscribe();
+        let events = self.admission.events.subscribe();
+        let inside = inside::serve(shared.clone(), events, self.closing.subscribe());
+        context.spawn(inside.into_actor(self));
         let sessions_max = self.sessions_max;
         let serve = async move {
             let served = accept(listener, shared, closing, sessions_max).await;
@@ -142,7 +141,7 @@ impl Handler<Shutdown> for Gateway {
 
 /// Accepts until the gateway closes. Sessions are tasks of their own, so that a panic in one ends only
 /// that one; they end with this future.
-async fn accept(
+pub(crate) async fn accept(
     listener: StdListener,
     shared: Rc<Shared>,
     mut closing: watch::Receiver<bool>,

@@ -11,6 +11,7 @@ mod budget;
 mod codec;
 mod exec;
 mod inbox;
+mod inside;
 mod logs;
 mod outbox;
 mod policy;

@@ -30,7 +30,7 @@ pub struct Admission {
     pub privileged: bool,
     /// As in [`Mode`].
     pub hosted: bool,
-    /// Told of what is not admitted.
+    /// What happens, and who is told.
     pub events: Events,
 }
 

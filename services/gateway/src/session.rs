@@ -51,6 +51,26 @@ pub struct Shared {
     pub budget: Budget,
 }
 
+impl Shared {
+    /// What connections of a socket have in common.
+    pub fn new(ports: Ports, admission: Admission) -> Self {
+        Self {
+            budget: Budget::of(admission.privileged),
+            ports,
+            admission,
+        }
+    }
+
+    /// The same for a socket inside a container.
+    pub fn inside(&self, privileged: bool) -> Self {
+        let admission = Admission {
+            privileged,
+            ..self.admission.clone()
+        };
+        Self::new(self.ports.clone(), admission)
+    }
+}
+
 /// Requests that came while a command was running on the connection, each with its command's number.
 pub type Deferred = VecDeque<(i32, Result<Request, Refusal>)>;
 

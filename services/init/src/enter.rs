@@ -1,4 +1,4 @@
-//! Entering a container that runs: for a command, or to bind its service socket anew.
+//! Entering a container that runs: for a command, or to bind one of its sockets anew.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use rustix::{
     pty::{OpenptFlags, grantpt, unlockpt},
 };
 
-use crate::{Failure, Stage, guest, isolate, service, user::User};
+use crate::{Failure, Stage, guest, isolate, socket, user::User};
 
 /// Every namespace of the container's init. The kernel wants all of them in one call, so that a process
 /// never stands with one foot outside.
@@ -67,9 +67,9 @@ fn join(init: &OwnedFd, user_namespace: bool) -> Result<(), Failure> {
         .stage("hide")
 }
 
-/// Binds the service socket and hands it to the daemon. As the container's root, because the files of a
+/// Binds a socket and hands it to the daemon. As the container's root, because the files of a
 /// file system that was mounted in a user namespace cannot belong to anybody else.
-pub(crate) fn bind_service(
+pub(crate) fn bind_socket(
     channel: &Channel,
     fds: Vec<OwnedFd>,
     at: &Path,
@@ -82,7 +82,7 @@ pub(crate) fn bind_service(
     join(init, user_namespace)?;
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .stage("open the root")?;
-    let socket = service::bind(root, at).stage("bind the service socket")?;
+    let socket = socket::bind(root, at).stage("bind the socket")?;
     channel
         .send(&FromInit::Bound, &[socket.as_fd()])
         .stage("report")

@@ -14,7 +14,7 @@ use cml_sys::{
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::{
-    Failure, Stage, assemble, devices, isolate, kernelfs, resolver, service, supervise, toolbox,
+    Failure, Stage, assemble, devices, isolate, kernelfs, resolver, socket, supervise, toolbox,
 };
 
 /// Puts the container together, waits for the daemon's word, and becomes its init.
@@ -42,12 +42,10 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
     if let Some(server) = plan.name_server {
         resolver::configure(&root, server);
     }
-    let socket = plan
-        .service_socket
-        .as_deref()
-        .map(|path| service::bind(&root, path))
-        .transpose()
-        .stage("bind the service socket")?;
+    let mut sockets = Vec::new();
+    for path in plan.service_socket.iter().chain(&plan.control_socket) {
+        sockets.push(socket::bind(&root, path).stage("bind the sockets")?);
+    }
 
     mount::pivot(&root).stage("switch to the new root")?;
     drop(root);
@@ -65,9 +63,9 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
         init: chosen,
         listener: listener.is_some(),
     };
-    let passed: Vec<_> = socket.iter().chain(&listener).map(AsFd::as_fd).collect();
+    let passed: Vec<_> = sockets.iter().chain(&listener).map(AsFd::as_fd).collect();
     channel.send(&prepared, &passed).stage("report")?;
-    drop(socket);
+    drop(sockets);
     // A second holder would keep callers waiting when the first has gone.
     drop(listener);
     match channel.receive(None).stage("wait for the word")? {

@@ -12,7 +12,7 @@ mod guest;
 mod isolate;
 mod kernelfs;
 mod resolver;
-mod service;
+mod socket;
 mod supervise;
 mod toolbox;
 mod user;
@@ -67,10 +67,10 @@ fn obey(channel: &Channel) -> Result<(), Failure> {
     match order {
         ToInit::Launch => guest::become_container(channel, fds),
         ToInit::Enter => enter::run(channel, fds),
-        ToInit::BindService {
+        ToInit::BindSocket {
             path,
             user_namespace,
-        } => enter::bind_service(channel, fds, &path, user_namespace),
+        } => enter::bind_socket(channel, fds, &path, user_namespace),
         ToInit::Emulate => emulate::run(channel, fds),
         ToInit::Go | ToInit::Serve => Err("no order before it").stage("receive the order"),
     }

@@ -1,6 +1,6 @@
 //! The provisioning actor: decides, and lets others do.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture, spawn},
@@ -19,11 +19,15 @@ use cml_bus::{
     provisioned::{Provision, Provisioned},
     supervisor::Watch,
 };
-use cml_sys::atomic;
+use cml_sys::{atomic, power::Power};
 use cml_wire::proto::DeviceStats;
 use tokio::sync::{mpsc, watch};
 
-use crate::{dmi, logs, stats};
+use crate::{
+    dmi, logs,
+    machine::{Descent, Machine},
+    stats,
+};
 
 /// Pause before the token service is asked again for an identity, when it could not be reached.
 const RETRY: Duration = Duration::from_secs(1);
@@ -33,24 +37,6 @@ const TRIES: usize = 30;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Parts of log files that wait for a slow client.
 const PARTS_AHEAD: usize = 2;
-
-/// What a reboot of the device is.
-#[derive(Clone)]
-pub enum Machine {
-    /// The machine is somebody else's: its containers stop, and that is all (protocol.md 7.5).
-    Host,
-    /// The machine is the device. The function reboots it and returns only if that fails.
-    Own(Arc<dyn Fn() -> cml_sys::Result<()> + Send + Sync>),
-}
-
-impl fmt::Debug for Machine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Host => "Host",
-            Self::Own(_) => "Own",
-        })
-    }
-}
 
 /// What the service needs to know of the device.
 #[derive(Debug, Clone)]
@@ -76,7 +62,7 @@ pub struct Ports {
     pub token: TokenPort,
     /// To be stopped before a reboot.
     pub container: ContainerPort,
-    /// Told of what is done to the device.
+    /// What happens, and who is told.
     pub events: Events,
 }
 
@@ -88,6 +74,8 @@ pub struct Provisioning {
     provision: Provision,
     provisioned: Provisioned,
     identity: Identifier,
+    /// `None` where the machine is somebody else's.
+    descent: Option<Descent>,
     files: Pool,
     /// Each waits for its client.
     readers: Pool,
@@ -105,7 +93,16 @@ impl Provisioning {
         watch: Watch,
     ) -> Addr<Self> {
         let files = Pool::new("provisioning files", 2);
+        let descent = match &settings.machine {
+            Machine::Own(end) => Some(Descent::new(
+                end.clone(),
+                ports.container.clone(),
+                files.clone(),
+            )),
+            Machine::Host => None,
+        };
         Actor::start(Self {
+            descent,
             identity: Identifier {
                 token: ports.token.clone(),
                 files: files.clone(),
@@ -179,6 +176,10 @@ impl Actor for Provisioning {
 
     fn started(&mut self, context: &mut Context<Self>) {
         context.spawn(self.identity.clone().insist().into_actor(self));
+        if let Some(descent) = self.descent.clone() {
+            let followed = descent.follow(self.ports.events.clone());
+            context.spawn(followed.into_actor(self));
+        }
     }
 }
 
@@ -248,32 +249,25 @@ impl Handler<Reboot> for Provisioning {
     type Result = ResponseFuture<Result<Rebooted, ProvisioningError>>;
 
     fn handle(&mut self, _: Reboot, _: &mut Context<Self>) -> Self::Result {
-        let (container, machine) = (self.ports.container.clone(), self.settings.machine.clone());
-        let files = self.files.clone();
+        let (container, descent) = (self.ports.container.clone(), self.descent.clone());
         self.ports.events.audit(Did::RebootDevice.here());
         Box::pin(async move {
-            tracing::info!(?machine, "a reboot is asked for; stopping all containers");
-            let all = container.stop_all.call(StopAll).await?;
-            let left: Vec<_> = all.left.iter().map(ToString::to_string).collect();
-            let machine = match machine {
-                Machine::Own(reboot) => {
-                    // What does not stop must not keep a device from its reboot (protocol.md 8.3, F24).
-                    if !left.is_empty() {
-                        tracing::error!(containers = left.join(", "), "cut off by the reboot");
-                    }
-                    spawn(async move {
-                        tokio::time::sleep(LAST_WORDS).await;
-                        match files.run(move || reboot()).await {
-                            Ok(Ok(())) => {}
-                            Ok(Err(error)) => tracing::error!(%error, "no reboot"),
-                            Err(error) => tracing::error!(%error, "no reboot"),
-                        }
-                    });
-                    true
-                }
-                Machine::Host if left.is_empty() => false,
-                Machine::Host => return Err(ProvisioningError::StillRunning(left.join(", "))),
-            };
+            tracing::info!("a reboot is asked for; stopping all containers");
+            let machine = descent.is_some();
+            let begun = descent.filter(Descent::begin);
+            // core0 goes last, as whoever asks may be in there.
+            let all = container.stop_all.call(StopAll { core0: false }).await;
+            if let Some(descent) = begun {
+                spawn(async move {
+                    tokio::time::sleep(LAST_WORDS).await;
+                    descent.finish(Power::Restart).await;
+                });
+            }
+            let all = all?;
+            if !machine && !all.left.is_empty() {
+                let left: Vec<_> = all.left.iter().map(ToString::to_string).collect();
+                return Err(ProvisioningError::StillRunning(left.join(", ")));
+            }
             Ok(Rebooted {
                 stopped: all.stopped,
                 machine,

@@ -9,8 +9,10 @@
 mod actor;
 pub mod dmi;
 pub mod logs;
+mod machine;
 pub mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Machine, Ports, Provisioning, Settings};
+pub use actor::{Ports, Provisioning, Settings};
+pub use machine::{EndMachine, Machine};

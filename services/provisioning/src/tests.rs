@@ -4,10 +4,7 @@
 use std::{
     fs,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -21,14 +18,16 @@ use cml_bus::{
         },
         token::{DeviceKey, Identify, Identity, TokenError, TokenPort},
     },
-    event::Events,
+    event::{Event, Events},
     id::ContainerId,
     provisioned::{self, Provisioned},
     supervisor::{Throttle, supervise},
     testing::{Recorded, fake},
 };
 
-use crate::{Machine, Ports, Provisioning, Settings};
+use cml_sys::power::Power;
+
+use crate::{EndMachine, Machine, Ports, Provisioning, Settings};
 
 struct Rig {
     port: ProvisioningPort,
@@ -36,9 +35,11 @@ struct Rig {
     container: ContainerPort,
     identified: Recorded<Identify>,
     mode: Provisioned,
+    events: Events,
 }
 
 fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
+    let events = Events::default();
     let settings = Settings {
         base: dir.to_owned(),
         logs: dir.join("logs"),
@@ -48,6 +49,7 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
         tpm: false,
     };
     System::new().block_on(async move {
+        let told = events.clone();
         let (token, container) = (TokenPort::default(), ContainerPort::default());
         let identified = fake(&token.identify, |_| {
             Ok(Identity {
@@ -65,7 +67,7 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
         let ports = Ports {
             token: token.clone(),
             container: container.clone(),
-            events: Events::default(),
+            events: told.clone(),
         };
         let mode = provisioned::mode(false);
         let seen = mode.1.clone();
@@ -90,6 +92,7 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
             container,
             identified,
             mode: seen,
+            events,
         })
         .await;
     });
@@ -169,21 +172,58 @@ fn a_reboot_stops_containers_and_reboots_only_a_machine_of_our_own() {
         let error = rig.port.reboot.call(Reboot).await.unwrap_err();
         assert!(matches!(error, ProvisioningError::StillRunning(_)));
     });
-    let reboots = Arc::new(AtomicUsize::new(0));
-    let counted = reboots.clone();
-    let machine = Machine::Own(Arc::new(move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }));
+    let (machine, ends) = own_machine();
     with_service(dir.path(), machine, async |rig| {
-        let _ = fake(&rig.container.stop_all, stopped(1));
+        let halted = fake(&rig.container.stop_all, stopped(1));
         let done = rig.port.reboot.call(Reboot).await.unwrap();
         assert!(done.machine);
-        assert_eq!(reboots.load(Ordering::Relaxed), 0, "the answer comes first");
-        while reboots.load(Ordering::Relaxed) == 0 {
+        assert!(ends.lock().unwrap().is_empty(), "the answer comes first");
+        // core0 ends on the way: that is no second reason.
+        rig.events.publish(Event::Core0Ended);
+        while ends.lock().unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        assert_eq!(*ends.lock().unwrap(), [Power::Restart]);
+        let order: Vec<_> = halted.take().iter().map(|stop| stop.core0).collect();
+        assert_eq!(order, [false, false, true], "core0 goes last");
     });
+}
+
+#[test]
+fn a_device_whose_core0_has_ended_is_switched_off_and_a_host_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = |_: &_| {
+        Ok(StoppedAll {
+            stopped: 0,
+            left: vec![],
+        })
+    };
+    let (machine, ends) = own_machine();
+    with_service(dir.path(), machine, async |rig| {
+        let _ = fake(&rig.container.stop_all, none);
+        rig.events.publish(Event::Core0Ended);
+        while ends.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(*ends.lock().unwrap(), [Power::Off]);
+    });
+    with_service(dir.path(), Machine::Host, async |rig| {
+        let halted = fake(&rig.container.stop_all, none);
+        rig.events.publish(Event::Core0Ended);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(halted.take().is_empty());
+    });
+}
+
+/// A machine that only notes how it was ended.
+fn own_machine() -> (Machine, Arc<Mutex<Vec<Power>>>) {
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let noted = ends.clone();
+    let end = move |power| {
+        noted.lock().unwrap().push(power);
+        Ok(())
+    };
+    (Machine::Own(EndMachine::new(end)), ends)
 }
 
 #[test]

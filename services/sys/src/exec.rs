@@ -207,18 +207,18 @@ fn start(
     }
 }
 
-/// Binds the service socket of a running container anew, after a restart of the daemon. The helper stays
+/// Binds a socket of a running container anew, after a restart of the daemon. The helper stays
 /// out of the container's groups: it runs nothing of the guest's, and in a frozen group it would not run.
 ///
 /// # Errors
 /// The container is gone, or its file system refuses.
-pub fn bind_service(
+pub fn bind_socket(
     program: &OwnedFd,
     init: &OwnedFd,
     path: &Path,
     user_namespace: bool,
 ) -> Result<OwnedFd> {
-    let order = ToInit::BindService {
+    let order = ToInit::BindSocket {
         path: path.to_owned(),
         user_namespace,
     };

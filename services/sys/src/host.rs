@@ -54,6 +54,8 @@ pub struct Prepared {
     pub service: Option<OwnedFd>,
     /// The system calls that are to be done for it.
     pub calls: Option<Calls>,
+    /// The listening control socket.
+    pub control: Option<OwnedFd>,
     channel: Channel,
 }
 
@@ -91,7 +93,8 @@ pub fn prepare(
             pidfd: spawned.pidfd,
             start_time: put_together.start_time,
             init: put_together.init,
-            service: put_together.service,
+            service: put_together.sockets.service,
+            control: put_together.sockets.control,
             calls: put_together.calls,
             channel: spawned.channel,
         }),
@@ -112,8 +115,25 @@ fn put_away(process: &OwnedFd) {
 struct PutTogether {
     start_time: u64,
     init: ChosenInit,
-    service: Option<OwnedFd>,
+    sockets: Sockets,
     calls: Option<Calls>,
+}
+
+/// The sockets that were bound inside.
+struct Sockets {
+    service: Option<OwnedFd>,
+    control: Option<OwnedFd>,
+}
+
+impl Sockets {
+    /// From the descriptors in the order of [`FromInit::Prepared`].
+    fn of(launch: &LaunchPlan, fds: Vec<OwnedFd>) -> Self {
+        let mut fds = fds.into_iter();
+        Self {
+            service: launch.service_socket.as_ref().and_then(|_| fds.next()),
+            control: launch.control_socket.as_ref().and_then(|_| fds.next()),
+        }
+    }
 }
 
 fn hand_over(
@@ -146,7 +166,7 @@ fn hand_over(
             Ok(PutTogether {
                 start_time,
                 init,
-                service: fds.into_iter().next(),
+                sockets: Sockets::of(launch, fds),
                 calls: listener.map(|listener| Calls {
                     listener,
                     user_namespace,

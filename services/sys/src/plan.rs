@@ -36,6 +36,9 @@ pub struct LaunchPlan {
     /// The name server that the guest's programs find in `/etc/resolv.conf`; `None` leaves that file alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name_server: Option<IpAddr>,
+    /// Where a control socket is bound, `None` for no socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_socket: Option<PathBuf>,
     /// A program of the host that brings all the usual tools to a root that has none: its path in the
     /// container. It is asked to install itself.
     pub toolbox: Option<PathBuf>,
@@ -212,8 +215,8 @@ pub enum ToInit {
     /// Enter a container and run a command. Descriptors: the [`EnterPlan`], the pidfd of the container's
     /// init, then stdin, stdout, stderr unless there is a terminal.
     Enter,
-    /// Enter a container and bind its service socket anew. Descriptor: its init's pidfd.
-    BindService {
+    /// Enter a container and bind one of its sockets anew. Descriptor: its init's pidfd.
+    BindSocket {
         /// Where.
         path: PathBuf,
         /// The container has a user namespace.
@@ -229,7 +232,8 @@ pub enum ToInit {
 /// What `cml-init` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {
-    /// The container is put together. Descriptors: the listening service socket, if there is one.
+    /// The container is put together. Descriptors: the listening service socket and the listening control socket, each
+    /// if the plan has it.
     Prepared {
         /// What will run as init.
         init: ChosenInit,
@@ -246,7 +250,7 @@ pub enum FromInit {
         /// As a shell shows it.
         status: i32,
     },
-    /// The service socket is bound. Descriptor: the listening socket.
+    /// The socket is bound. Descriptor: the listening socket.
     Bound,
     /// There is no such command; the process ends now.
     NoProgram {

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture},
     api::token::{
-        ChangePin, DestroyKey, EnterPin, Forget, Holder, Identify, Identity, InstallCertificate,
-        ListCas, RegisterCa, ReleaseKey, RemoveCa, TokenError, TokenKind, Unlock, VerifySignature,
+        ChangePin, Core0Key, DestroyKey, EnterPin, Forget, Holder, Identify, Identity,
+        InstallCertificate, ListCas, RegisterCa, ReleaseKey, RemoveCa, TokenError, TokenKind,
+        Unlock, VerifySignature,
     },
     audit::Did,
     blocking::Pool,
@@ -256,6 +257,18 @@ impl Handler<ReleaseKey> for Token {
             let key = tokens.release(&request.holder, &request.pin, request.create)?;
             report::released(&events, &request.holder, new);
             Ok(key)
+        })
+    }
+}
+
+impl Handler<Core0Key> for Token {
+    type Result = ResponseFuture<Result<Key, TokenError>>;
+
+    fn handle(&mut self, request: Core0Key, _: &mut Context<Self>) -> Self::Result {
+        let (files, tokens) = (self.files.clone(), self.tokens.clone());
+        Box::pin(async move {
+            let key = files.run(move || tokens.core0_key(request.create)).await;
+            key.map_err(BusError::from)?
         })
     }
 }

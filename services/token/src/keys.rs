@@ -15,6 +15,9 @@ use crate::{
     softtoken::unusable,
 };
 
+/// Bytes of the key of `core0`: HMAC-SHA256 alone (crypto.md 5.1).
+const CORE0_LENGTH: usize = 32;
+
 /// The directory.
 #[derive(Debug, Clone)]
 pub struct Keys(PathBuf);
@@ -77,6 +80,31 @@ impl Keys {
         random::fill(&mut key).map_err(|error| unusable(&path, error))?;
         self.write(&path, container, ring, &key)?;
         tracing::info!(%container, "a new key for its volumes");
+        Ok(key)
+    }
+
+    /// The key of `core0`: 32 bytes in clear, as in the existing system, for nobody types a PIN when a device starts.
+    /// Where it is missing beside something stored, that was stored by a system of long ago, under a key of zeros.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or is too short.
+    pub fn of_core0(&self, create: bool) -> Result<ContainerKey, TokenError> {
+        let path = self.path(ContainerId::CORE0);
+        let mut key = match file::read(&path) {
+            Err(error) if error.is_absence() => {
+                let mut key = Zeroizing::new(vec![0; CORE0_LENGTH]);
+                if create {
+                    random::fill(&mut key).map_err(|error| unusable(&path, error))?;
+                }
+                atomic::write(&path, &key, 0o600).map_err(|error| unusable(&path, error))?;
+                key
+            }
+            other => Zeroizing::new(other.map_err(|error| unusable(&path, error.source))?),
+        };
+        if key.len() < CORE0_LENGTH {
+            return Err(lost(&path, "it is too short"));
+        }
+        key.truncate(CORE0_LENGTH);
         Ok(key)
     }
 
@@ -174,6 +202,22 @@ mod tests {
         }
         keys.destroy(a).unwrap();
         assert_ne!(*keys.release(a, &ring, true).unwrap(), *key);
+    }
+
+    #[test]
+    fn the_key_of_core0_is_in_clear_and_that_of_long_ago_is_zeros() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::new(dir.path());
+        let path = keys.path(ContainerId::CORE0);
+        assert_eq!(*keys.of_core0(false).unwrap(), [0; CORE0_LENGTH]);
+        fs::remove_file(&path).unwrap();
+        let key = keys.of_core0(true).unwrap();
+        assert_ne!(*key, [0; CORE0_LENGTH]);
+        assert_eq!(*keys.of_core0(false).unwrap(), *key);
+        assert_eq!(fs::read(&path).unwrap(), *key);
+        fs::write(&path, &key[1..]).unwrap();
+        let short = keys.of_core0(true);
+        assert!(matches!(short, Err(TokenError::KeyLost { .. })));
     }
 
     #[test]

@@ -143,6 +143,16 @@ impl Tokens {
         Ok(Key::new(key?))
     }
 
+    /// The key of `core0`.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn core0_key(&self, create: bool) -> Result<Key, TokenError> {
+        let lock = self.locks.of(ContainerId::CORE0);
+        let _held = hold(&lock);
+        Ok(Key::new(self.keys.of_core0(create)?))
+    }
+
     /// The PKCS#11 token of a container, if it is to have one.
     fn pkcs11(&self, holder: &Holder) -> Option<Result<Pkcs11Token, TokenError>> {
         let TokenKind::Pkcs11 { module } = &holder.kind else {

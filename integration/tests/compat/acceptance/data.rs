@@ -98,3 +98,12 @@ guest_os: "gyroidos-coreos"
 guestos_version: 1
 assign_dev: "c 4:4 rwm"
 "#;
+
+/// The management container itself.
+pub const CORE0: &str = r#"
+name: "core0"
+guest_os: "gyroidos-coreos"
+guestos_version: 1
+assign_dev: "c 4:1 rwm"
+allow_dev: "b 8:* rwm"
+"#;

@@ -1,24 +1,37 @@
 //! The acceptance suite of the existing system (protocol.md 5), by our command line in the text form that its scripts
 //! read, with tokens that must be paired.
 //!
-//! A reboot is one of the daemon here. What needs a second kernel or `core0` is in the tests of the device image: the
-//! configuration of `core0`, what it writes into fifos, the kernel that is booted.
+//! It runs twice: by the shell of this machine, where a reboot is one of the daemon, and, in a machine of QEMU, from inside
+//! `core0` of a device that really boots four times.
 
 mod checks;
 mod data;
+mod place;
 
 use checks::Suite;
+use place::{InCore0, OnHost, Place};
 
 /// The PIN of the suite (protocol.md 5).
 const PIN: &str = "pw";
 
 #[test]
 fn the_existing_acceptance_suite_passes() {
-    let mut suite = Suite::new();
+    passes(Box::new(OnHost::new()));
+}
+
+#[test]
+#[ignore = "needs the device that `make test-device` builds"]
+fn the_existing_acceptance_suite_passes_from_inside_core0_of_a_device_over_four_boots() {
+    passes(Box::new(InCore0::new()));
+}
+
+fn passes(place: Box<dyn Place>) {
+    let mut suite = Suite::new(place);
     // BOOT1
     suite.lists();
     let root = suite.kit_file("ssig_rootca.cert");
     suite.without("Abort", &["ca_register", &root]);
+    suite.core0_updated();
     let plain = suite.conf("testcontainer", data::TEST);
     suite.without("uuids", &["create", &plain]);
     for (name, text) in [

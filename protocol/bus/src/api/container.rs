@@ -1,5 +1,7 @@
 //! The container service: every container of the device and its life cycle.
 
+use std::{os::fd::OwnedFd, sync::Arc};
+
 use cml_wire::proto::{ContainerConfig, ContainerStats, ContainerStatus};
 use tokio::sync::mpsc;
 
@@ -157,7 +159,10 @@ pub struct Shutdown;
 /// Stops every container that runs, without a PIN, and answers when they have stopped or their time is over. Unlike
 /// after [`Shutdown`], they can be started again.
 #[derive(Debug)]
-pub struct StopAll;
+pub struct StopAll {
+    /// `core0` as well. Its end is the end of the device.
+    pub core0: bool,
+}
 
 /// The answer to [`StopAll`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,6 +276,22 @@ pub struct SetInterface {
 pub struct Interfaces {
     /// Which container.
     pub id: ContainerId,
+}
+
+/// The control sockets inside the containers that run: one in `core0`, one in each container whose guest OS may
+/// install guest OSes (protocol.md 1.1).
+#[derive(Debug)]
+pub struct ControlSockets;
+
+/// A control socket inside a container.
+#[derive(Debug, Clone)]
+pub struct ControlSocket {
+    /// Whose.
+    pub id: ContainerId,
+    /// It listens. A restart of the container makes another one.
+    pub socket: Arc<OwnedFd>,
+    /// That of `core0`: whoever connects may do what the host may do.
+    pub privileged: bool,
 }
 
 /// Why the container service refused.
@@ -402,6 +423,7 @@ crate::request!(PinEntry => PinNeeds, ContainerError, "container.pin_entry", 10 
 crate::request!(RemoveGuestOs => (), ContainerError, "container.remove_guestos", 90 s);
 crate::request!(SetInterface => (), ContainerError, "container.set_interface", 60 s);
 crate::request!(Interfaces => Vec<Interface>, ContainerError, "container.interfaces", 30 s);
+crate::request!(ControlSockets => Vec<ControlSocket>, ContainerError, "container.control_sockets", 20 s);
 crate::request!(Exec => ExecSession, ContainerError, "container.exec", 30 s);
 
 crate::service_port! {
@@ -443,6 +465,8 @@ crate::service_port! {
         change_pin: ChangePin,
         /// Delete a guest OS that no container uses.
         remove_guestos: RemoveGuestOs,
+        /// Where requests may come from inside containers.
+        control_sockets: ControlSockets,
         /// How the PIN is given.
         pin_entry: PinEntry,
         /// Run a command.

@@ -67,6 +67,14 @@ pub struct DestroyKey {
     pub container: ContainerId,
 }
 
+/// The key of what `core0` has stored, which no PIN protects: it makes changes of it noticed, and hides nothing
+/// (crypto.md 1.5).
+#[derive(Debug)]
+pub struct Core0Key {
+    /// It has stored nothing yet, so a key that is missing is made.
+    pub create: bool,
+}
+
 /// Gives a token another PIN: that of the device, or the container's own, which is made if there is none.
 #[derive(Debug)]
 pub struct ChangePin {
@@ -228,6 +236,7 @@ crate::request!(Unlock => (), TokenError, "token.unlock", 30 s);
 crate::request!(ReleaseKey => Key, TokenError, "token.release_key", 30 s);
 // A minute for whoever types (runtime.md 6.3).
 crate::request!(EnterPin => Pin, TokenError, "token.enter_pin", 70 s);
+crate::request!(Core0Key => Key, TokenError, "token.core0_key", 20 s);
 crate::request!(DestroyKey => (), TokenError, "token.destroy_key", 20 s);
 // A new token needs a new key, which takes seconds.
 crate::request!(ChangePin => (), TokenError, "token.change_pin", 120 s);
@@ -247,6 +256,8 @@ crate::service_port! {
         unlock: Unlock,
         /// Check a PIN and hand out the container's key.
         release_key: ReleaseKey,
+        /// The key of `core0`.
+        core0_key: Core0Key,
         /// Have a PIN typed on a keypad.
         enter_pin: EnterPin,
         /// Destroy a container's key.

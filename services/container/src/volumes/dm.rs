@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use cml_bus::secret::Key;
+use cml_bus::{id::ContainerId, secret::Key};
 use cml_sys::{
     dm::{Control, Target, integrity},
     loopdev::{self, Loop},
@@ -47,6 +47,8 @@ pub struct Dm {
 enum Scheme {
     /// The integrity layer checks, the crypt layer encrypts.
     IntegrityEncrypt,
+    /// The integrity layer alone: `core0`, whose key anybody could read.
+    IntegrityOnly,
     /// The crypt layer does both; the integrity layer holds its tags. Only volumes of long ago.
     Authenc,
 }
@@ -54,6 +56,10 @@ enum Scheme {
 impl Scheme {
     /// The tables of the container whose images lie in this directory.
     fn of(dir: &Path) -> Self {
+        let owner = dir.file_name().and_then(|name| name.to_str());
+        if owner.and_then(|name| name.parse().ok()) == Some(ContainerId::CORE0) {
+            return Self::IntegrityOnly;
+        }
         if dir.join(NOT_STACKED).exists() {
             return Self::IntegrityEncrypt;
         }
@@ -111,11 +117,17 @@ impl Dm {
         let (meta, _) = attach(&site.meta)?;
         let sectors = size / SECTOR;
         let key = key.expose();
+        let crypt_bytes = match scheme {
+            Scheme::IntegrityOnly => 0,
+            Scheme::IntegrityEncrypt | Scheme::Authenc => 64,
+        };
         let (crypt_key, mac_key) = key
-            .split_at_checked(64)
+            .split_at_checked(crypt_bytes)
             .ok_or_else(|| VolumeError::damaged(&site.image, "its key is too short"))?;
         let integrity = match scheme {
-            Scheme::IntegrityEncrypt => Target::integrity(&data.path, &meta.path, mac_key),
+            Scheme::IntegrityEncrypt | Scheme::IntegrityOnly => {
+                Target::integrity(&data.path, &meta.path, mac_key)
+            }
             Scheme::Authenc => Target::integrity_for_crypt(&data.path, &meta.path),
         };
         let create = |name: &str, target: cml_sys::Result<Target>| {
@@ -129,6 +141,7 @@ impl Dm {
         };
         devices.labels.push(below);
         let crypt = match scheme {
+            Scheme::IntegrityOnly => return Ok(devices),
             Scheme::IntegrityEncrypt => Target::crypt(&devices.path, crypt_key),
             Scheme::Authenc => Target::crypt_authenticated(&devices.path, key),
         };
@@ -142,6 +155,7 @@ impl Backend for Dm {
     fn mode(&self, dir: &Path) -> CryptfsMode {
         match Scheme::of(dir) {
             Scheme::IntegrityEncrypt => CryptfsMode::IntegrityEncrypt,
+            Scheme::IntegrityOnly => CryptfsMode::IntegrityOnly,
             Scheme::Authenc => CryptfsMode::Authenc,
         }
     }
@@ -158,7 +172,7 @@ impl Backend for Dm {
         let failed = |error: cml_sys::Error| VolumeError::failed(&site.image, error);
         let dir = site.image.parent().unwrap_or(Path::new("/"));
         let scheme = Scheme::of(dir);
-        if scheme == Scheme::IntegrityEncrypt {
+        if scheme != Scheme::Authenc {
             cml_sys::atomic::write(&dir.join(NOT_STACKED), b"", 0o600).map_err(failed)?;
         }
         let devices = self.map(site, key, scheme)?;
@@ -276,5 +290,7 @@ mod tests {
         assert_eq!(Scheme::of(dir.path()), Scheme::Authenc);
         fs::write(at(NOT_STACKED), "").unwrap();
         assert_eq!(Scheme::of(dir.path()), Scheme::IntegrityEncrypt);
+        let core0 = at(&ContainerId::CORE0.to_string());
+        assert_eq!(Scheme::of(&core0), Scheme::IntegrityOnly);
     }
 }

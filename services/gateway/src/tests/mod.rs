@@ -6,5 +6,6 @@ mod commands;
 mod device;
 mod exec;
 mod hostile;
+mod inside;
 mod lifecycle;
 pub mod rig;

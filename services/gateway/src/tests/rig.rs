@@ -64,6 +64,8 @@ pub struct Rig {
     pub trail: Trail,
     /// Puts the device into provisioned mode.
     pub provision: Provision,
+    /// What happens.
+    pub events: Events,
     /// Every actor that was started, the last one is alive.
     pub started: mpsc::UnboundedReceiver<Addr<Gateway>>,
     pub supervisor: JoinHandle<bool>,
@@ -87,13 +89,14 @@ impl Rig {
         let token = TokenPort::default();
         let provisioning = ProvisioningPort::default();
         let (audit, trail) = (AuditPort::default(), Trail::open());
+        let events = Events::new(trail.clone());
         let (provision, provisioned) = provisioned::mode(mode.provisioned);
         let admission = Admission {
             provisioned,
             extended: mode.extended,
             privileged: mode.privileged,
             hosted: mode.hosted,
-            events: Events::new(trail.clone()),
+            events: events.clone(),
         };
         let ports = Ports {
             provisioning: provisioning.clone(),
@@ -102,13 +105,14 @@ impl Rig {
             token: token.clone(),
             audit: audit.clone(),
         };
+        let told = events.clone();
         let (tell, started) = mpsc::unbounded_channel();
         let throttle = Throttle {
             pause: Duration::from_millis(1),
             ..Throttle::default()
         };
         let supervisor = cml_bus::actor::spawn(async move {
-            supervise("gateway", throttle, Events::default(), |watch| {
+            supervise("gateway", throttle, told, |watch| {
                 let listener = listener.try_clone().unwrap();
                 let _ = tell.send(Gateway::start_limited(
                     listener,
@@ -130,17 +134,14 @@ impl Rig {
             audit,
             trail,
             provision,
+            events,
             started,
             supervisor,
         }
     }
 
     pub fn client(&self) -> Client {
-        let stream = StdStream::connect_addr(&self.address).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        Client {
-            stream: UnixStream::from_std(stream).unwrap(),
-        }
+        Client::of(StdStream::connect_addr(&self.address).unwrap())
     }
 }
 
@@ -150,6 +151,13 @@ pub struct Client {
 }
 
 impl Client {
+    pub fn of(stream: StdStream) -> Self {
+        stream.set_nonblocking(true).unwrap();
+        Self {
+            stream: UnixStream::from_std(stream).unwrap(),
+        }
+    }
+
     pub async fn send(&mut self, message: &ControllerToDaemon) {
         self.raw(&framed(message)).await;
     }

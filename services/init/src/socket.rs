@@ -1,4 +1,5 @@
-//! The in-guest service socket (runtime.md 1.5): bound inside the container, served by the daemon.
+//! Sockets inside the container, for its service (runtime.md 1.5) and for control (protocol.md 1.1): bound there, served by the
+//! daemon.
 
 use std::{
     os::fd::{AsFd, OwnedFd},

@@ -1,14 +1,15 @@
 #!/bin/sh
-# kernel.sh OUT: the newest Debian kernel for this release, with its modules, in OUT; nothing is installed.
+# kernel.sh OUT [FLAVOUR]: the newest Debian kernel for this release, with its modules, in OUT; nothing is installed.
 #
-# That of backports, because the kernel of Debian 12 does not know mapped owners on squashfs and tmpfs. The
-# "cloud" flavour, because it is half as large and has all that the tests need.
+# That of backports, because the kernel of Debian 12 does not know mapped owners on squashfs and tmpfs. FLAVOUR is
+# "amd64", which knows all kinds of hardware (default), or "cloud-amd64", which is half as large and knows that of
+# virtual machines.
 set -eu
 
 out=$1
 # shellcheck source=/dev/null
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
-flavour=linux-image-cloud-amd64
+flavour=linux-image-${2:-amd64}
 
 # Package lists of our own, so that those of the machine stay as they are.
 mkdir -p "$out/apt/lists/partial" "$out/apt/cache/archives/partial"

@@ -1,0 +1,51 @@
+//! Kernels that lack something: what needs it says so, everything else works.
+
+use cml_integration::machine::{Machine, Options, Shell};
+
+use crate::{CORE0, answer, create};
+
+#[test]
+#[ignore = "needs the device that `make test-device` builds"]
+fn on_a_kernel_without_device_mapper_what_must_be_encrypted_does_not_start_and_the_rest_does() {
+    let mut machine = Machine::boot_with(Options {
+        append: "cml.dm=off",
+        shell: Shell::Outside,
+    });
+    // core0 of this device has a volume.
+    let refused = machine.ok(&format!(
+        "until grep -q 'no device-mapper' /run/cmld.stderr; do sleep 1; done; control --format text state {CORE0}"
+    ));
+    assert!(refused.contains("state: STOPPED"), "{refused}");
+    create(&mut machine, "idle", "busybox", "token_type: NONE\n");
+    machine.ok("control start idle");
+    machine.wait_for("idle", "RUNNING");
+    create(&mut machine, "web", "gyroidos-coreos", "");
+    machine.ok("printf '\\npw\\npw\\n' | control change_pin web");
+    let (said, status) = machine.shell("control start web --key=pw");
+    assert_ne!(status, 0);
+    assert!(said.contains("no device-mapper"), "{said}");
+    machine.ok("control stop idle");
+}
+
+#[test]
+#[ignore = "needs the device that `make test-device` builds"]
+fn on_control_groups_of_version_1_alone_containers_run_freeze_and_stop() {
+    let mut machine = Machine::boot_with(Options {
+        append: "cml.cgroup=v1",
+        shell: Shell::Console,
+    });
+    let groups = machine.ok("cat /proc/1/cgroup");
+    assert!(
+        groups.contains(":memory:") && groups.contains(":freezer:"),
+        "{groups}"
+    );
+    create(&mut machine, "idle", "busybox", "token_type: NONE\n");
+    machine.ok("control start idle");
+    machine.wait_for("idle", "RUNNING");
+    machine.ok("control freeze idle");
+    assert!(answer(&mut machine, "state idle").contains("state: FROZEN"));
+    machine.ok("control unfreeze idle");
+    machine.ok("control run idle nopty true");
+    machine.ok("control stop idle");
+    machine.wait_for("idle", "STOPPED");
+}

@@ -1,0 +1,246 @@
+//! A device with its management container. Its daemon is a child of the first program of a process namespace, so that the
+//! end of the machine is the end of that namespace: the kernel then tells a restart from a power-off by the signal.
+
+use std::{
+    fs,
+    ops::{Deref, DerefMut},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::PermissionsExt,
+            net::{SocketAddr, UnixListener},
+            process::ExitStatusExt,
+        },
+    },
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use cml_integration::{Daemon, Output, PATIENCE, Setup, eventually, kit::kit};
+use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
+
+const CORE0: &str = "00000000-0000-0000-0000-000000000000";
+/// How pid_namespaces(7) shows the end of a machine.
+const RESTARTED: Option<i32> = Some(1);
+const SWITCHED_OFF: Option<i32> = Some(2);
+/// A machine of its own, as far as this one allows: without the cards of the host, and with a first program that starts the
+/// daemon again whenever it ends.
+const MACHINE: [&str; 10] = [
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--net",
+    "sh",
+    "-c",
+    "while :; do \"$@\"; done",
+    "sh",
+];
+
+/// Puts `control` into a guest OS, as a file of the device.
+fn with_control(guest: &mut GuestOsConfig) {
+    guest.mounts.push(GuestOsMount {
+        image_file: "control".into(),
+        mount_point: "/usr/bin/control".into(),
+        fs_type: "none".into(),
+        mount_type: Type::BindFile.into(),
+        ..Default::default()
+    });
+}
+
+/// A device on which `core0` runs, for as long as the machine has no other: its control groups go by its uuid.
+#[derive(Debug)]
+struct Device {
+    daemon: Daemon,
+    _only: UnixListener,
+}
+
+impl Deref for Device {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
+    }
+}
+
+impl DerefMut for Device {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+}
+
+fn device() -> Device {
+    let only = SocketAddr::from_abstract_name("cml-test-core0").unwrap();
+    let limit = Instant::now() + 10 * PATIENCE;
+    let only = loop {
+        match UnixListener::bind_addr(&only) {
+            Ok(only) => break only,
+            Err(error) => assert!(Instant::now() < limit, "{error}"),
+        }
+        sleep(Duration::from_millis(50));
+    };
+    let plain = Setup::default();
+    let device_conf = plain
+        .device_conf
+        .replace("hostedmode: true", "hostedmode: false");
+    let mut daemon = Daemon::prepared(Setup {
+        device_conf: format!("{device_conf}c0os: \"coreos\"\n"),
+        through: MACHINE.to_vec(),
+        ..plain
+    });
+    daemon.add_guest("coreos", with_control);
+    daemon.add_guest("installer", |guest| {
+        guest.feature_install_guest = Some(true);
+        with_control(guest);
+    });
+    let shared = daemon.base().join("files_shared");
+    fs::create_dir(&shared).unwrap();
+    let control = shared.join("control");
+    fs::copy(kit().init.with_file_name("control"), &control).unwrap();
+    fs::set_permissions(&control, fs::Permissions::from_mode(0o755)).unwrap();
+    daemon.start();
+    daemon.wait_for(CORE0, "RUNNING");
+    Device {
+        daemon,
+        _only: only,
+    }
+}
+
+/// What `control` says inside a container.
+fn inside(daemon: &Daemon, container: &str, words: &[&str]) -> Output {
+    let run = ["run", container, "nopty", "control", "--format", "text"];
+    daemon.control().run(&[&run[..], words].concat())
+}
+
+/// Ends the device from inside `core0`.
+fn end(mut daemon: Device, words: &[&str], signal: Option<i32>) {
+    let run = ["run", CORE0, "nopty"];
+    daemon.control().run(&[&run[..], words].concat());
+    assert_eq!(daemon.wait().signal(), signal, "{}", daemon.log());
+}
+
+#[test]
+fn core0_is_there_without_a_configuration_and_commands_the_device_from_inside() {
+    let daemon = device();
+    let state = inside(&daemon, CORE0, &["state", "c0"]);
+    assert_eq!(state.value("uuid"), CORE0, "{state:?}");
+    assert_eq!(state.value("guestos"), "coreos");
+    // It makes a container, and runs a command in it.
+    let create = "printf 'name: \"web\"\\nguest_os: \"busybox\"\\ntoken_type: NONE\\n' >/tmp/web.conf \
+                  && control create /tmp/web.conf && control start web && control run web nopty hostname";
+    let made = daemon
+        .control()
+        .run(&["run", CORE0, "nopty", "sh", "-c", create]);
+    assert_eq!(made.status, 0, "{made:?}");
+    assert!(made.out.ends_with("web\n"), "{made:?}");
+    daemon.wait_for("web", "RUNNING");
+    end(daemon, &["control", "reboot"], RESTARTED);
+}
+
+#[test]
+fn core0_is_neither_started_nor_stopped_nor_removed_by_command() {
+    let daemon = device();
+    for (command, response) in [
+        ("start", "CMD_UNSUPPORTED"),
+        ("stop", "CMD_UNSUPPORTED"),
+        // protocol.md 3.4
+        ("remove", "CMD_FAILED"),
+        ("wipe", "CMD_FAILED"),
+    ] {
+        let words = [command, CORE0];
+        daemon.control().refused(&words, response);
+        assert_eq!(inside(&daemon, CORE0, &words).value("response"), response);
+    }
+    let change = daemon
+        .control()
+        .run_with(&["change_pin", CORE0], b"trustme\nx\nx\n");
+    assert_eq!(change.value("response"), "CMD_UNSUPPORTED");
+    // What everybody has stored is deleted, and core0 is still there to say so.
+    assert_eq!(
+        inside(&daemon, CORE0, &["wipe_device"]).value("response"),
+        "CMD_OK"
+    );
+    assert_eq!(daemon.state(CORE0), "RUNNING");
+    end(daemon, &["poweroff"], SWITCHED_OFF);
+}
+
+#[test]
+fn another_configuration_of_core0_is_taken_when_the_device_starts_again() {
+    let mut daemon = device();
+    let conf = daemon.path("core0.conf");
+    // Its token is not looked at: nobody types a PIN when a device starts.
+    fs::write(
+        &conf,
+        "name: \"core0\"\nguest_os: \"coreos\"\ninit_env: \"A=b\"\n",
+    )
+    .unwrap();
+    let update = ["update_config", CORE0, conf.to_str().unwrap()];
+    assert_eq!(daemon.control().ok(&update).value("name"), "core0");
+    assert_eq!(
+        daemon.control().ok(&["config", CORE0]).value("name"),
+        "core0"
+    );
+    assert_eq!(daemon.control().ok(&["state", CORE0]).value("name"), "c0");
+    inside(&daemon, CORE0, &["reboot"]);
+    assert_eq!(daemon.wait().signal(), RESTARTED);
+    daemon.start();
+    daemon.wait_for("core0", "RUNNING");
+    let set = daemon
+        .control()
+        .ok(&["run", "core0", "nopty", "sh", "-c", "echo $A"]);
+    assert_eq!(set.out, "b\n");
+    // With a root of its own, and the same rights all the same.
+    assert_eq!(
+        inside(&daemon, "core0", &["reload"]).value("response"),
+        "CMD_OK"
+    );
+    end(daemon, &["control", "reboot"], RESTARTED);
+}
+
+#[test]
+fn a_guest_that_installs_guest_oses_hears_nothing_else_and_others_have_no_socket() {
+    let daemon = device();
+    daemon.running("installer", "installer");
+    daemon.running("plain", "busybox");
+    assert_eq!(inside(&daemon, "installer", &["list_guestos"]).status, 0);
+    for words in [&["reload"][..], &["reboot"], &["wipe_device"]] {
+        let refused = inside(&daemon, "installer", words);
+        assert_eq!(refused.value("response"), "CMD_UNSUPPORTED", "{words:?}");
+    }
+    let look = ["run", "plain", "nopty", "ls", "/run/socket"];
+    assert_eq!(daemon.control().ok(&look).out, "cml-service\n");
+    end(daemon, &["control", "reboot"], RESTARTED);
+}
+
+#[test]
+fn a_daemon_that_takes_over_hears_core0_and_still_ends_the_device_with_it() {
+    let daemon = device();
+    daemon.running("installer", "installer");
+    let pid = daemon.init_pid(CORE0);
+    // The only process of its program that has this directory as its base.
+    let base = daemon.base();
+    let is_daemon = |entry: &fs::DirEntry| {
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let words = read("cmdline");
+        words.starts_with(kit().cmld.as_os_str().as_encoded_bytes())
+            && String::from_utf8_lossy(&words).contains(base.to_str().unwrap())
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let found: Vec<_> = entries.filter(is_daemon).collect();
+    assert_eq!(found.len(), 1);
+    let number = found[0].file_name().into_string().unwrap().parse().unwrap();
+    let killed = rustix::process::Pid::from_raw(number).unwrap();
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
+    eventually("another daemon", || {
+        let state = daemon.control().run(&["state", CORE0]);
+        (state.status == 0).then_some(())
+    });
+    daemon.wait_for(CORE0, "RUNNING");
+    assert_eq!(daemon.init_pid(CORE0), pid);
+    eventually("core0 is heard", || {
+        (inside(&daemon, CORE0, &["reload"]).status == 0).then_some(())
+    });
+    assert_eq!(inside(&daemon, "installer", &["list_guestos"]).status, 0);
+    end(daemon, &["poweroff"], SWITCHED_OFF);
+}

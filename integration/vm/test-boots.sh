@@ -1,0 +1,39 @@
+#!/bin/sh
+# Builds the bootable device and runs the tests that boot it, each in a machine of its own, one after the other.
+# The programs are there already, and tests have run once on this machine (`make test-device` sees to that).
+#
+# test-boots.sh [NAME]: all of them, or those whose name contains this.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+project=$(cd "$here/../.." && pwd)
+cd "$project"
+target=$(realpath "${CARGO_TARGET_DIR:-target}")
+[ -f "$target/debug/test-kit/device.p12" ] || { echo "there is no test kit: use \`make test-device\`" >&2; exit 1; }
+
+CML_DEVICE=$target/device
+export CML_DEVICE
+"$here/device.sh" "$CML_DEVICE"
+# Names of the tests that are ignored elsewhere, with the binaries that they are in.
+tests() {
+    for binary in device compat; do
+        cargo test --locked -q -p cml-integration --test "$binary" -- --ignored --list 2>/dev/null |
+            sed -n "s/^\(.*\): test$/$binary \1/p"
+    done
+}
+failed=0
+table=
+list=$(mktemp)
+trap 'rm -f "$list"' EXIT
+tests | grep -F -- "${1:-}" >"$list" || { echo "no test is called ${1:-}" >&2; exit 1; }
+while read -r binary name; do
+    begun=$(date +%s)
+    verdict=ok
+    cargo test --locked -q -p cml-integration --test "$binary" -- --ignored --exact "$name" </dev/null ||
+        { verdict=FAILED; failed=1; }
+    table="$table$(printf '%-7s %5d s  %s' "$verdict" "$(($(date +%s) - begun))" "$name")
+"
+done <"$list"
+echo "=== the device, kernel $(cat "$CML_DEVICE/version"), each test with boots of its own"
+printf '%s' "$table"
+exit "$failed"

@@ -9,7 +9,7 @@ use std::{
 };
 
 use cml_integration::{
-    Client, Daemon, Setup,
+    Client, Daemon, Host, Setup,
     http::{Answer, Body, Server},
     median,
     package::Package,
@@ -52,6 +52,8 @@ pub fn measure() -> Report {
     });
     let daemon = Daemon::new(Setup {
         quiet: true,
+        // Where the server is.
+        host: Host::TheMachine,
         ..Setup::default()
     });
     let uuid = daemon.create("name: \"web\"\nguest_os: \"busybox\"\ntoken_type: NONE\n");

@@ -46,8 +46,10 @@ unit: deps ## Run the tests that need no daemon
 	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh integration/vm/*.sh
 	shellcheck -s sh integration/vm/init images/device/initramfs-init images/device/root/etc/device/*
 
+# What compares times has the machine for itself.
 integration: programs ## Run the tests of the whole system (as root)
-	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6
+	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6 --skip hogs::
+	integration/clean.sh cargo test --locked -p cml-integration --test robustness -- hogs::
 
 test: lint unit integration demo ## Run all tests
 

@@ -1,6 +1,6 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build programs demo device qemu test test-debian test-device unit integration lint bench fuzz audit debian
+.PHONY: help deps build programs demo device qemu test test-debian test-device test-quiet unit integration lint bench fuzz audit debian
 
 PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs iproute2 libssl-dev nftables openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
@@ -46,10 +46,11 @@ unit: deps ## Run the tests that need no daemon
 	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh integration/vm/*.sh
 	shellcheck -s sh integration/vm/init images/device/initramfs-init images/device/root/etc/device/*
 
-# What compares times has the machine for itself.
 integration: programs ## Run the tests of the whole system (as root)
-	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6 --skip hogs::
-	integration/clean.sh cargo test --locked -p cml-integration --test robustness -- hogs::
+	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6
+
+test-quiet: programs ## Run the tests that compare times, on a machine that does nothing else
+	integration/clean.sh cargo test --locked -p cml-integration --test robustness -- --ignored hogs::
 
 test: lint unit integration demo ## Run all tests
 

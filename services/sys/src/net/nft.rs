@@ -85,11 +85,18 @@ mod tests {
 
     #[test]
     fn rules_and_switches_are_those_of_the_namespace() {
-        let here = Namespace::create().unwrap();
+        // A new namespace takes this switch over from the machine (devconf_inherit_init_net), so
+        // both begin with it off.
+        let off = || {
+            let made = Namespace::create().unwrap();
+            made.run(|| fs::write(Forwarding::V4.path(), "0").context("write", "ip_forward"))
+                .unwrap();
+            made
+        };
+        let (here, other) = (off(), off());
         assert!(!Forwarding::V4.is_on(&here).unwrap());
         Forwarding::V4.switch_on(&here).unwrap();
         assert!(Forwarding::V4.is_on(&here).unwrap());
-        let other = Namespace::create().unwrap();
         assert!(!Forwarding::V4.is_on(&other).unwrap());
         apply(&here, "table inet x {}\n").unwrap();
         apply(&here, "delete table inet x\n").unwrap();

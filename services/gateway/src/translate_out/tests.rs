@@ -1,0 +1,338 @@
+#![allow(clippy::unwrap_used)]
+
+use cml_bus::{
+    api::{
+        container::{ContainerError, PinNeeds, Started},
+        guestos::{GuestOsError, Version},
+        provisioning::{ProvisioningError, Rebooted},
+        token::TokenError,
+    },
+    error::BusError,
+    id::ContainerId,
+};
+use cml_wire::proto::ContainerConfig;
+
+use super::*;
+
+fn text() -> String {
+    "x".into()
+}
+
+fn tokens() -> Vec<TokenError> {
+    vec![
+        TokenError::WrongPin,
+        TokenError::LockedTillReboot,
+        TokenError::Uninitialised,
+        TokenError::Unpaired,
+        TokenError::BadNewPin("x"),
+        TokenError::Keypad(text()),
+        TokenError::KeyLost {
+            path: text(),
+            reason: text(),
+        },
+        TokenError::Unusable {
+            path: text(),
+            reason: text(),
+        },
+        TokenError::BadCertificate(text()),
+        TokenError::BadSignature,
+        TokenError::BadCa(text()),
+        TokenError::NoSuchCa(text()),
+        TokenError::BadRoot {
+            path: text(),
+            reason: text(),
+        },
+        TokenError::Identity {
+            path: text(),
+            reason: text(),
+        },
+        TokenError::BadDeviceCert(text()),
+        TokenError::Bus(BusError::Busy("m")),
+    ]
+}
+
+/// One of every error, in the order of the contract.
+fn errors() -> Vec<ContainerError> {
+    let id = ContainerId::CORE0;
+    let mut all = vec![
+        ContainerError::NotFound(id),
+        ContainerError::AlreadyRunning(id),
+        ContainerError::NotRunning(id),
+        ContainerError::Zombie(id),
+        ContainerError::Damaged { id, reason: text() },
+        ContainerError::Protected,
+    ];
+    all.extend(tokens().into_iter().map(ContainerError::Token));
+    all.push(ContainerError::BadConfig(text()));
+    all.push(ContainerError::GuestOsInUse {
+        name: text(),
+        users: text(),
+    });
+    let mut guestos = vec![
+        GuestOsError::BadConfig(text()),
+        GuestOsError::Flash {
+            target: text(),
+            reason: text(),
+        },
+        GuestOsError::Downgrade {
+            name: text(),
+            version: 1,
+            newest: 2,
+        },
+        GuestOsError::Installing(text()),
+        GuestOsError::Fetch {
+            url: text(),
+            reason: text(),
+        },
+        GuestOsError::NoRoom { needed: 2, free: 1 },
+        GuestOsError::NotInstalled {
+            name: text(),
+            version: Version::AtLeast(0),
+        },
+        GuestOsError::BadImage {
+            path: text(),
+            reason: text(),
+        },
+        GuestOsError::Mount {
+            path: text(),
+            reason: text(),
+        },
+        GuestOsError::Store {
+            path: text(),
+            reason: text(),
+        },
+    ];
+    guestos.extend(
+        [
+            TokenError::BadSignature,
+            TokenError::Bus(BusError::Busy("m")),
+        ]
+        .map(GuestOsError::Token),
+    );
+    guestos.push(GuestOsError::Bus(BusError::Deadline("m")));
+    all.extend(guestos.into_iter().map(ContainerError::GuestOs));
+    all.extend([
+        ContainerError::Launch { id, reason: text() },
+        ContainerError::Exec { id, reason: text() },
+        ContainerError::NoProgram { id, name: text() },
+        ContainerError::Freeze { id, reason: text() },
+        ContainerError::Device { id, reason: text() },
+        ContainerError::Store {
+            path: text(),
+            reason: text(),
+        },
+        ContainerError::Bus(BusError::ServerDeath("m")),
+    ]);
+    all
+}
+
+fn codes(translate: fn(Result<(), ContainerError>) -> DaemonToController) -> Vec<&'static str> {
+    errors()
+        .into_iter()
+        .map(|error| {
+            let reason = error.to_string();
+            let reply = translate(Err(error));
+            assert_eq!(reply.code(), Code::Response);
+            assert_eq!(reply.error_text(), reason);
+            reply.response().as_str_name()
+        })
+        .collect()
+}
+
+#[test]
+fn every_start_error_has_its_code() {
+    let internal = "CONTAINER_START_EINTERNAL";
+    assert_eq!(
+        codes(|result| start(result.map(|()| Started::default()))),
+        [
+            "CONTAINER_START_EEXIST",
+            "CONTAINER_START_EEXIST",
+            internal,
+            "CONTAINER_CTRL_EINTERNAL",
+            "CONTAINER_CTRL_EINTERNAL",
+            "CMD_UNSUPPORTED",
+            "CONTAINER_START_PASSWD_WRONG",
+            "CONTAINER_LOCKED_TILL_REBOOT",
+            "CONTAINER_START_TOKEN_UNINIT",
+            "CONTAINER_START_TOKEN_UNPAIRED",
+            internal,
+            "CONTAINER_USB_PIN_ENTRY_FAIL",
+            "CONTAINER_CTRL_EINTERNAL",
+            "CONTAINER_START_UNLOCK_FAILED",
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            "CMD_FAILED",
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            "CMD_FAILED",
+            "CMD_FAILED",
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            "CMD_FAILED",
+        ]
+    );
+}
+
+#[test]
+fn every_stop_error_has_its_code() {
+    let internal = "CONTAINER_CTRL_EINTERNAL";
+    assert_eq!(
+        codes(stop),
+        [
+            "CMD_FAILED",
+            internal,
+            "CONTAINER_STOP_FAILED_NOT_RUNNING",
+            internal,
+            internal,
+            "CMD_UNSUPPORTED",
+            "CONTAINER_STOP_PASSWD_WRONG",
+            "CONTAINER_LOCKED_TILL_REBOOT",
+            "CONTAINER_START_TOKEN_UNINIT",
+            "CONTAINER_START_TOKEN_UNPAIRED",
+            internal,
+            "CONTAINER_USB_PIN_ENTRY_FAIL",
+            internal,
+            "CONTAINER_STOP_UNLOCK_FAILED",
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            "CMD_FAILED",
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            "CMD_FAILED",
+            "CMD_FAILED",
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            internal,
+            "CMD_FAILED",
+        ]
+    );
+}
+
+#[test]
+fn every_error_of_the_other_commands_is_cmd_failed() {
+    assert!(codes(plain).iter().all(|code| *code == "CMD_FAILED"));
+}
+
+#[test]
+fn a_failed_query_says_why() {
+    for error in errors() {
+        let reason = error.to_string();
+        for reply in [
+            status(Err(error.clone())),
+            container_list(Err(error.clone())),
+            configs(Err(error.clone())),
+            pin_entry(Err(error.clone())),
+        ] {
+            assert_eq!(reply.response(), Response::CmdFailed);
+            assert_eq!(reply.error_text(), reason);
+        }
+        let reply = created(Err(error));
+        assert_eq!(reply.code(), Code::ContainerConfig);
+        assert!(reply.container_configs.is_empty() && reply.response.is_none());
+        assert_eq!(reply.error_text(), reason);
+    }
+    let reply = guestos_list(Err(GuestOsError::Bus(BusError::Unbound("m"))));
+    assert_eq!(reply.response(), Response::CmdFailed);
+}
+
+#[test]
+fn exec_that_cannot_run_ends_at_once() {
+    for error in errors() {
+        let absent = matches!(error, ContainerError::NotFound(_));
+        let missing = matches!(error, ContainerError::NoProgram { .. });
+        let reply = exec_refused(error);
+        if absent {
+            assert_eq!(reply.response(), Response::CmdFailed);
+        } else {
+            assert_eq!(reply.code(), Code::ExecEnd);
+            let status = if missing { NO_PROGRAM } else { CANNOT_RUN };
+            assert_eq!(reply.exec_status(), status);
+        }
+        assert!(reply.error_text.is_some());
+    }
+}
+
+#[test]
+fn success_has_the_code_of_its_command() {
+    let started = start(Ok(Started::default()));
+    assert_eq!(started, response(Response::ContainerStartOk));
+    let warned = Started {
+        warnings: vec!["no memory controller".into()],
+    };
+    assert_eq!(start(Ok(warned)).warnings, ["no memory controller"]);
+    assert_eq!(stop(Ok(())), response(Response::ContainerStopOk));
+    assert_eq!(plain(Ok(())), response(Response::CmdOk));
+    let reply = pin_entry(Ok(PinNeeds {
+        usb_reader: false,
+        required: true,
+    }));
+    assert_eq!(reply.container_cmld_handles_pin, Some(false));
+    assert_eq!(reply.pin_required, Some(true));
+    assert_eq!(provisioned(false).device_is_provisioned, Some(false));
+    assert_eq!(csr(Ok(vec![1])).device_csr, Some(vec![1]));
+    let reply = csr(Err(ProvisioningError::Provisioned));
+    assert_eq!((reply.code(), reply.device_csr), (Code::DeviceCsr, None));
+    assert_eq!(pushed_cert(Ok(())), response(Response::DeviceCertOk));
+    for (error, code) in [
+        (
+            ProvisioningError::Provisioned,
+            Response::DeviceProvisioningError,
+        ),
+        (
+            TokenError::BadDeviceCert(text()).into(),
+            Response::DeviceCertError,
+        ),
+        (BusError::Busy("m").into(), Response::DeviceCertError),
+    ] {
+        assert_eq!(pushed_cert(Err(error)).response(), code);
+    }
+    let reply = rebooted(Ok(Rebooted {
+        stopped: 2,
+        machine: false,
+    }));
+    assert_eq!(reply.response(), Response::CmdOk);
+    assert!(reply.done_text().starts_with("2 containers were stopped; "));
+    let id = ContainerId::CORE0;
+    let reply = created(Ok((id, ContainerConfig::default())));
+    assert_eq!(reply.container_uuids, [id.to_string()]);
+    assert_eq!(reply.container_configs.len(), 1);
+}

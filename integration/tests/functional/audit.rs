@@ -85,6 +85,7 @@ fn every_deed_leaves_its_record_and_no_secret() {
         run(&["run", &web, "nopty", "sh", "-c", "echo s3cret-arg"]),
         0
     );
+    assert_eq!(run(&["assign_iface", &web, "--iface", "nic9"]), 1);
     assert_eq!(run(&["freeze", &web]), 0);
     assert_eq!(run(&["unfreeze", &web]), 0);
     assert_eq!(run(&["stop", &web, "--key=R1ght-xk9"]), 0);
@@ -127,6 +128,7 @@ fn every_deed_leaves_its_record_and_no_secret() {
         "SSA.CONTAINER_MGMT.container-start",
         "FSA.CONTAINER_MGMT.container-start-already-running",
         "SSA.CONTAINER_MGMT.container-exec",
+        "FSA.CONTAINER_MGMT.container-assign-iface",
         "SSA.CONTAINER_MGMT.container-freeze",
         "SSA.CONTAINER_MGMT.container-unfreeze",
         "SSA.CONTAINER_MGMT.shutting-down",

@@ -157,10 +157,18 @@ events! {
         Thaw = "container-unfreeze",
         /// Ours: a running container was given a device, or a device was taken from it; `rule`.
         SetDevice = "container-dev-access",
+        /// Ours: an interface was given to a container, now or in its configuration; `interface`.
+        AssignInterface = "container-assign-iface",
+        /// Ours: an interface was taken from a container; `interface`.
+        UnassignInterface = "container-unassign-iface",
         /// Ours: a container may use the sound devices.
         AllowAudio = "container-allow-audio",
         /// Ours: a container may not use the sound devices.
         DenyAudio = "container-deny-audio",
+    }
+    "CONTAINER_ISOLATION" {
+        /// A pipe from the host into a container; `name`.
+        MakeFifo = "create-fifo",
     }
     "GUESTOS_MGMT" {
         /// A trusted signature.

@@ -8,6 +8,7 @@ use cml_bus::{
         container::{ContainerError, Interfaces, SetInterface},
         network::{Assign, Identify, Interface, List, Names, NetworkError, Unassign, Virtual},
     },
+    audit::Did,
     id::ContainerId,
 };
 use cml_wire::{
@@ -15,7 +16,7 @@ use cml_wire::{
     rules, text,
 };
 
-use crate::{entry::Entry, env::Env, manager::Manager, one::Reconfigure};
+use crate::{entry::Entry, env::Env, manager::Manager, noted, one::Reconfigure};
 
 impl Handler<Interfaces> for Manager {
     type Result = ResponseFuture<Result<Vec<Interface>, ContainerError>>;
@@ -49,10 +50,13 @@ impl Handler<SetInterface> for Manager {
             let entry = entry?;
             // Nobody else edits the configuration meanwhile.
             let _turn = changes.lock().await;
-            match request.assigned {
-                true => env.assign(&entry, &request).await,
-                false => env.unassign(&entry, &request).await,
-            }
+            let (did, outcome) = match request.assigned {
+                true => (Did::AssignInterface, env.assign(&entry, &request).await),
+                false => (Did::UnassignInterface, env.unassign(&entry, &request).await),
+            };
+            let note = did.to(entry.id).meta("interface", &request.interface);
+            env.events.audit(noted::outcome(note, &outcome));
+            outcome
         })
     }
 }

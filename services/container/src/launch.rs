@@ -393,7 +393,12 @@ fn attempt(
         .trees
         .iter()
         .map(|tree| match tree {
-            TreeSource::Fifo(name) => Ok(Opened::Fifo(env.fifos.make(id, name, ids)?)),
+            TreeSource::Fifo(name) => {
+                let made = env.fifos.make(id, name, ids);
+                let note = Did::MakeFifo.to(id).meta("name", name);
+                env.events.audit(note.result(&made));
+                Ok(Opened::Fifo(made?))
+            }
             tree => open_tree(env, &volumes, tree),
         })
         .collect::<Result<Vec<_>, _>>()?;

@@ -1,0 +1,190 @@
+//! What the tests are made with: a host, a world behind it, and containers.
+
+use std::{env, fs, path::PathBuf, process::Command, sync::Arc};
+
+use cml_bus::id::ContainerId;
+use cml_network::{Networks, Settings};
+use cml_sys::net::{link::End, namespace::Namespace, pin::Place};
+use cml_wire::{proto::ContainerConfig, text};
+use tempfile::TempDir;
+
+pub struct Rig {
+    pub dir: Scratch,
+    pub host: Arc<Namespace>,
+    /// At the other ends of the host's network cards.
+    pub world: Namespace,
+    pub hosted: bool,
+    pub isolate: bool,
+}
+
+/// The files of the networks. Namespaces that are still named there, after a test that failed, go with them.
+pub struct Scratch(TempDir);
+
+impl Scratch {
+    fn names(&self) -> impl Iterator<Item = PathBuf> {
+        let names = fs::read_dir(self.0.path().join("netns"));
+        names
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for name in self.names() {
+            let _ = Command::new("umount").arg(name).status();
+        }
+    }
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        let rig = Self {
+            dir: Scratch(tempfile::tempdir().unwrap()),
+            host: Namespace::create().unwrap().into(),
+            world: Namespace::create().unwrap(),
+            hosted: true,
+            isolate: false,
+        };
+        sh(&rig.host, "ip link set lo up");
+        sh(&rig.world, "ip link set lo up");
+        rig
+    }
+
+    /// A daemon that starts, perhaps after another one.
+    pub fn networks(&self) -> Networks {
+        let settings = Settings {
+            store: self.dir.0.path().join("store"),
+            run: self.dir.0.path().join("run"),
+            pins: self.dir.0.path().join("netns"),
+            hosted: self.hosted,
+            isolate: self.isolate,
+            host: self.host.clone(),
+            place: Place::current().unwrap().into(),
+        };
+        Networks::open(settings).unwrap()
+    }
+
+    /// Plugs a network card into the host; its other end is in the world.
+    pub fn plug(&self, name: &str, mac: &str) {
+        let end = |name, mac: Option<&str>| End {
+            name,
+            mac: mac.map(|mac| mac.parse().unwrap()),
+            group: 0,
+        };
+        let mut netlink = self.host.netlink().unwrap();
+        netlink
+            .add_veth(&end(name, Some(mac)), &end(name, None), &self.world)
+            .unwrap();
+    }
+
+    /// Everything about the host's network that should be as it was.
+    pub fn picture(&self) -> String {
+        // What the kernel makes by itself comes and goes in its own time.
+        sh(
+            &self.host,
+            "(ip -d addr | sed -E 's/ qdisc [a-z]+//; s/ link-netnsid [0-9]+//; s/(valid|preferred)_lft [0-9]+sec//g'; \
+             ip route show table all; ip -6 route show table all; nft list ruleset) | \
+             grep -v 'fe80:\\|multicast\\|_lft forever'",
+        )
+    }
+
+    /// Nothing of any container is left.
+    pub fn check(&self) {
+        let left = self.dir.names().count();
+        assert_eq!(left, 0, "names of networks are left");
+        let left = fs::read_dir(self.dir.0.path().join("run")).unwrap().count();
+        assert_eq!(left, 0, "records are left");
+    }
+}
+
+/// Runs a command line in a namespace; what it printed, which is an error if it failed.
+pub fn try_sh(namespace: &Namespace, line: &str) -> Result<String, String> {
+    let output = namespace
+        .run(|| Ok(Command::new("sh").args(["-c", line]).output()))
+        .unwrap();
+    let output = output.unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    if output.status.success() {
+        Ok(printed)
+    } else {
+        Err(printed)
+    }
+}
+
+#[track_caller]
+pub fn sh(namespace: &Namespace, line: &str) -> String {
+    try_sh(namespace, line).unwrap_or_else(|said| panic!("{line}: {said}"))
+}
+
+#[track_caller]
+pub fn same(before: &str, after: &str) {
+    let less: Vec<_> = before
+        .lines()
+        .filter(|line| !after.contains(line))
+        .collect();
+    let more: Vec<_> = after
+        .lines()
+        .filter(|line| !before.contains(line))
+        .collect();
+    assert!(
+        before == after,
+        "gone: {less:#?}, new: {more:#?}, of {before}"
+    );
+}
+
+/// Waits until an interface that was set up carries.
+pub fn carries(namespace: &Namespace, name: &str) {
+    let state = || sh(namespace, &format!("ip -o link show dev {name}; ip route"));
+    let soon = (0..500).any(|_| {
+        let state = state();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        state.contains("state UP") && !state.contains("linkdown")
+    });
+    assert!(soon, "{}", state());
+}
+
+pub fn pings(from: &Namespace, to: &str) -> bool {
+    let version = if to.contains(':') { "-6" } else { "-4" };
+    try_sh(from, &format!("busybox ping {version} -c 1 -W 2 {to}")).is_ok()
+}
+
+/// A port of a bridge passes nothing on in its first second.
+pub fn pings_soon(from: &Namespace, to: &str) -> bool {
+    (0..5).any(|_| pings(from, to))
+}
+
+pub fn config(lines: &str) -> ContainerConfig {
+    text::parse(format!("name: \"x\"\nguest_os: \"x\"\n{lines}").as_bytes()).unwrap()
+}
+
+/// A container: its namespace, as its processes would hold it.
+pub fn container() -> (ContainerId, Namespace) {
+    let namespace = Namespace::create().unwrap();
+    sh(&namespace, "ip link set lo up");
+    (ContainerId::random(), namespace)
+}
+
+pub fn attach(networks: &mut Networks, lines: &str) -> (ContainerId, Namespace) {
+    let (id, namespace) = container();
+    networks
+        .attach(id, namespace.try_clone().unwrap(), &config(lines))
+        .unwrap();
+    (id, namespace)
+}
+
+pub fn address(namespace: &Namespace, interface: &str, family: &str) -> String {
+    let all = sh(
+        namespace,
+        &format!("ip {family} -o addr show dev {interface} scope global"),
+    );
+    let cidr = all.split_whitespace().nth(3).unwrap();
+    cidr.split('/').next().unwrap().to_owned()
+}
+
+pub fn cycles(few: usize) -> usize {
+    env::var("CML_CYCLES").map_or(few, |text| text.parse().unwrap())
+}

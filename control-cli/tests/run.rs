@@ -252,9 +252,10 @@ fn a_terminal_is_raw_while_the_command_runs_and_restored_afterwards() {
     daemon.finish();
 }
 
-#[test]
-fn a_signal_restores_the_terminal() {
-    let (_master, slave) = terminal();
+/// A command that runs until its client has gone, whose terminal is raw by now; the other side of the terminal is
+/// held open.
+fn in_raw_mode() -> (Daemon, Child, OwnedFd, impl Sized) {
+    let (master, slave) = terminal();
     let (running, is_running) = mpsc::channel();
     let seen = slave.try_clone().unwrap();
     let daemon = Daemon::start(move |peer| {
@@ -263,16 +264,21 @@ fn a_signal_restores_the_terminal() {
             std::thread::yield_now();
         }
         running.send(()).unwrap();
-        // Until the client has gone.
         while peer.next().is_some() {}
     });
-    let mut client = daemon
+    let client = daemon
         .control(&["run", "-t", "c", "sh"])
         .stdin(slave.try_clone().unwrap())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
     is_running.recv().unwrap();
+    (daemon, client, slave, master)
+}
+
+#[test]
+fn a_signal_restores_the_terminal() {
+    let (daemon, mut client, slave, _master) = in_raw_mode();
     let pid = rustix::process::Pid::from_child(&client);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let status = client.wait().unwrap();
@@ -284,27 +290,10 @@ fn a_signal_restores_the_terminal() {
     daemon.finish();
 }
 
+/// By a second process of the client, which holds no connection to the daemon.
 #[test]
 fn a_client_that_is_killed_leaves_a_sane_terminal() {
-    let (_master, slave) = terminal();
-    let (running, is_running) = mpsc::channel();
-    let seen = slave.try_clone().unwrap();
-    let daemon = Daemon::start(move |peer| {
-        exec(peer);
-        while !is_raw(&seen) {
-            std::thread::yield_now();
-        }
-        running.send(()).unwrap();
-        // The second process holds no connection to the daemon.
-        while peer.next().is_some() {}
-    });
-    let mut client = daemon
-        .control(&["run", "-t", "c", "sh"])
-        .stdin(slave.try_clone().unwrap())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    is_running.recv().unwrap();
+    let (daemon, mut client, slave, _master) = in_raw_mode();
     client.kill().unwrap();
     client.wait().unwrap();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);

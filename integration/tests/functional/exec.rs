@@ -133,10 +133,29 @@ fn a_command_runs_as_the_user_that_it_is_told() {
     // What root alone may read, it may not.
     let secret = run("1234", "cat /etc/shadow /proc/1/environ");
     assert_ne!(secret.status, 0);
-    for nobody in ["ghost", "nobody:ghost", "4294967294"] {
+    for nobody in ["ghost", "nobody:ghost", "4294967294", "4294967295"] {
         let refused = run(nobody, "true");
         assert_eq!(refused.status, 126, "{nobody}: {refused:?}");
         assert!(refused.err.contains("user"), "{nobody}: {refused:?}");
+    }
+}
+
+#[test]
+fn pipes_belong_to_the_user_and_can_be_opened_by_name() {
+    let daemon = Daemon::default();
+    for userns in [true, false] {
+        let name = format!("x{userns}");
+        daemon.running_with(&name, "busybox", &format!("userns: {userns}\n"));
+        for user in ["root", "1234"] {
+            let script = "echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin";
+            let words = ["run", "-T", "-u", user, &name, "sh", "-c", script];
+            let said = daemon.control().run_with(&words, b"in");
+            assert_eq!(
+                (&*said.out, &*said.err),
+                ("out\nin", "err\n"),
+                "{name} {user}: {said:?}"
+            );
+        }
     }
 }
 

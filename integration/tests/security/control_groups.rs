@@ -53,6 +53,26 @@ fn a_guest_divides_its_part_and_commands_still_find_their_place() {
     }
 }
 
+/// All groups of the machine share the numbers of those with memory, and what is too deep has no path.
+#[test]
+fn a_guest_makes_no_more_groups_than_it_may_and_all_go_with_it() {
+    let daemon = Daemon::default();
+    for userns in [true, false] {
+        let name = format!("x{userns}");
+        let uuid = daemon.running_with(&name, "busybox", &format!("userns: {userns}\n"));
+        let many = "cd /sys/fs/cgroup; mkdir $(seq 1500 | sed s/^/g/) 2>/dev/null; ls -d g* | wc -l; rmdir g*";
+        let made: u32 = sh(&daemon, &name, many).out.trim().parse().unwrap();
+        assert!((900..=1000).contains(&made), "userns {userns}: {made}");
+        let deep = "cd /sys/fs/cgroup; long=$(printf 'n%.0s' $(seq 255)); depth=0; \
+                    while mkdir $long 2>/dev/null && cd $long; do depth=$((depth+1)); done; echo $depth";
+        let depth: u32 = sh(&daemon, &name, deep).out.trim().parse().unwrap();
+        assert!((10..15).contains(&depth), "userns {userns}: {depth}");
+        daemon.control().ok(&["stop", &name]);
+        daemon.wait_for(&name, "STOPPED");
+        assert!(!fs::exists(format!("/sys/fs/cgroup/unified/cml/{uuid}")).unwrap());
+    }
+}
+
 #[test]
 fn a_guest_neither_leaves_its_part_nor_sees_or_changes_what_is_around_it() {
     let daemon = Daemon::default();

@@ -1,6 +1,6 @@
 //! Nothing of the daemon reaches a guest, and nothing of a guest stays in the daemon (SEC-02, LIF-07).
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt};
 
 use cml_integration::Daemon;
 
@@ -29,7 +29,30 @@ fn a_command_has_three_descriptors_and_init_has_no_other() {
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let target = fs::read_link(entry.path()).unwrap();
         assert_eq!(target.to_str(), Some("/dev/null"), "{entry:?}");
+        // The container's own: the host's is a file that others use.
+        let (own, hosts) = (fs::metadata(entry.path()), fs::metadata("/dev/null"));
+        assert_ne!(own.unwrap().dev(), hosts.unwrap().dev(), "{entry:?}");
     }
+}
+
+/// What a service manager gives a daemon, so that it survives or comes first, is not meant for its guests.
+#[test]
+fn guests_are_ordinary_processes_whatever_the_daemon_is() {
+    let special = "echo 900 >/proc/self/oom_score_adj; exec nice -n 5 taskset 1 \"$@\"";
+    let daemon = Daemon::new(cml_integration::Setup {
+        through: vec!["sh", "-c", special, "sh"],
+        ..Default::default()
+    });
+    let uuid = daemon.running("web", "busybox");
+    let look = "cat /proc/self/oom_score_adj; cut -d' ' -f19 /proc/self/stat; ulimit -Sc; ulimit -Sn; nproc";
+    let run = ["run", "-T", "web", "sh", "-c", look];
+    let processors = std::thread::available_parallelism().unwrap();
+    let ordinary = format!("0\n0\n0\n1024\n{processors}\n");
+    assert_eq!(daemon.control().ok(&run).out, ordinary);
+    let init = format!("/proc/{}", daemon.init_pid(&uuid));
+    let read = |name: &str| fs::read_to_string(format!("{init}/{name}")).unwrap();
+    assert_eq!(read("oom_score_adj"), "0\n");
+    assert_eq!(read("stat").split(' ').nth(18), Some("0"));
 }
 
 #[test]

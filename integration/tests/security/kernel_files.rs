@@ -78,6 +78,8 @@ fn without_a_user_namespace_the_covers_stay() {
         "mount -o remount,rw /sys",
         "mount --bind / /mnt",
         "unshare -m true",
+        "unshare -U true",
+        "unshare -Um true",
     ] {
         assert_ne!(sh(&daemon, "web", script).status, 0, "{script}");
     }

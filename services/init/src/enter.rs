@@ -230,7 +230,7 @@ fn prepare_command(
     let mut env = plan.env.clone();
     if let Some(user) = &plan.user {
         let user = User::find(user).stage("find the user")?;
-        user.become_it(slave.as_ref()).stage("become the user")?;
+        user.become_it(&ends).stage("become the user")?;
         if !env.iter().any(|word| word.starts_with("HOME=")) {
             env.push(format!("HOME={}", user.home));
         }

@@ -49,7 +49,11 @@ pub(crate) fn become_container(channel: &Channel, mut fds: Vec<OwnedFd>) -> Resu
 
     mount::pivot(&root).stage("switch to the new root")?;
     drop(root);
-    kernelfs::mask(&plan).stage("mask kernel files")?;
+    let null = kernelfs::null().stage("find the null device")?;
+    kernelfs::mask(&plan, &null).stage("mask kernel files")?;
+    // The host's, which was there till now, is a file that a guest could lock, watch, or as root take away.
+    isolate::stand_on(&null).stage("let go of the host's null device")?;
+    drop(null);
     // Sessions that enter must never see a umask or a directory of the daemon.
     rustix::process::umask(Mode::from_raw_mode(0o022));
 

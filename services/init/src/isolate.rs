@@ -64,6 +64,14 @@ pub(crate) fn loopback_up() -> Result<()> {
     }
 }
 
+/// Makes this file standard input, output and error.
+pub(crate) fn stand_on(file: &fs::File) -> Result<()> {
+    let done = rustix::stdio::dup2_stdin(file)
+        .and_then(|()| rustix::stdio::dup2_stdout(file))
+        .and_then(|()| rustix::stdio::dup2_stderr(file));
+    done.context("connect", "standard streams")
+}
+
 /// Takes from this process, and from all that it will start, what no process of the container may have. Returns
 /// the listener of the system calls that are done for it, if there are any.
 pub(crate) fn confine(confinement: &Confinement) -> std::result::Result<Option<OwnedFd>, Failure> {

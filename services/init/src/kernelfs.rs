@@ -4,7 +4,7 @@ use std::{
     fs::File,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::FileTypeExt,
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::Path,
 };
@@ -98,19 +98,24 @@ fn sysfs(root: &OwnedFd, plan: &LaunchPlan) -> Result<()> {
     mount::set_attributes(empty, read_only, None)
 }
 
+/// The container's own null device.
+pub(crate) fn null() -> Result<File> {
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY)
+        .open("/dev/null")
+        .context("open", "/dev/null")?;
+    let metadata = null.metadata().context("inspect", "/dev/null")?;
+    match metadata.file_type().is_char_device() && metadata.rdev() == rustix::fs::makedev(1, 3) {
+        true => Ok(null),
+        false => Err(Error::invalid("use", "/dev/null", "it is not device 1:3")),
+    }
+}
+
 /// Hides and write-protects kernel files. Runs after the switch of the root, so no path can lead to the
 /// host; each target is opened once and used by descriptor, and must lie in a kernel file system (SEC-03).
-pub(crate) fn mask(plan: &LaunchPlan) -> Result<()> {
-    let null = File::open("/dev/null").context("open", "/dev/null")?;
-    let metadata = null.metadata().context("inspect", "/dev/null")?;
-    let number = std::os::unix::fs::MetadataExt::rdev(&metadata);
-    if !metadata.file_type().is_char_device() || number != rustix::fs::makedev(1, 3) {
-        return Err(Error::invalid(
-            "mask with",
-            "/dev/null",
-            "it is not device 1:3",
-        ));
-    }
+pub(crate) fn mask(plan: &LaunchPlan, null: &File) -> Result<()> {
     for target in &plan.masked {
         let Some(target) = open_kernel_file(target)? else {
             continue;
@@ -126,7 +131,7 @@ pub(crate) fn mask(plan: &LaunchPlan) -> Result<()> {
             )?;
             mount::attach(empty, target)?;
         } else {
-            mount::attach(mount::copy_tree(&null)?, target)?;
+            mount::attach(mount::copy_tree(null)?, target)?;
         }
     }
     if plan.ids.is_none() {

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsRawFd, BorrowedFd},
 };
 
 use cml_sys::error::{Context, Error, Result};
@@ -29,13 +29,12 @@ impl User {
         resolve(wanted, &users, &groups).map_err(|why| Error::invalid("become user", wanted, why))
     }
 
-    /// Becomes the user, and gives a terminal to it as login(1) does.
-    pub(crate) fn become_it(&self, terminal: Option<impl AsFd>) -> Result<()> {
-        if let Some(terminal) = terminal {
+    /// Becomes the user, and gives it the streams, as login(1) does with a terminal: programs open `/dev/stderr` too.
+    pub(crate) fn become_it(&self, streams: &[BorrowedFd<'_>]) -> Result<()> {
+        for stream in streams {
             // SAFETY: an open descriptor and plain numbers; -1 keeps the group.
-            let done =
-                unsafe { libc::fchown(terminal.as_fd().as_raw_fd(), self.uid, libc::gid_t::MAX) };
-            check(done == 0, "give terminal to", self.uid)?;
+            let done = unsafe { libc::fchown(stream.as_raw_fd(), self.uid, libc::gid_t::MAX) };
+            check(done == 0, "give its streams to", self.uid)?;
         }
         // SAFETY: the list is live and as long as said; plain numbers otherwise. The kernel takes all rights of
         // root away with the last call.
@@ -80,17 +79,15 @@ fn resolve(wanted: &str, users: &str, groups: &str) -> std::result::Result<User,
     // passwd(5): name, password, uid, gid, comment, home. A number that is somebody's name is that name.
     let entries = || users.lines().map(fields);
     let by_name = entries().find(|entry| !user.is_empty() && entry[0] == user);
-    let uid = user.parse::<u32>().ok();
+    let uid = number(user);
     let entry = by_name.or_else(|| {
-        let is = |entry: &[&str; 6]| uid.is_some() && entry[2].parse().ok() == uid;
+        let is = |entry: &[&str; 6]| uid.is_some() && number(entry[2]) == uid;
         entries().find(is)
     });
     let (uid, mut gid, home, name) = match (entry, uid) {
         (Some([name, _, uid, gid, _, home]), _) => (
-            uid.parse()
-                .map_err(|_| "its entry in /etc/passwd has no number")?,
-            gid.parse()
-                .map_err(|_| "its entry in /etc/passwd has no group")?,
+            number(uid).ok_or("its entry in /etc/passwd has no number")?,
+            number(gid).ok_or("its entry in /etc/passwd has no group")?,
             home,
             Some(name),
         ),
@@ -101,10 +98,8 @@ fn resolve(wanted: &str, users: &str, groups: &str) -> std::result::Result<User,
     let entries = || groups.lines().map(fields);
     if let Some(group) = group {
         let named = entries().find(|entry| !group.is_empty() && entry[0] == group);
-        let number = named.map_or(group, |entry| entry[2]);
-        gid = number
-            .parse()
-            .map_err(|_| "there is no such group in its /etc/group")?;
+        let text = named.map_or(group, |entry| entry[2]);
+        gid = number(text).ok_or("there is no such group in its /etc/group")?;
     }
     let mut all = vec![gid];
     // Who names a group wants that one.
@@ -113,7 +108,7 @@ fn resolve(wanted: &str, users: &str, groups: &str) -> std::result::Result<User,
         all.extend(
             entries()
                 .filter(member)
-                .filter_map(|entry| entry[2].parse::<u32>().ok()),
+                .filter_map(|entry| number(entry[2])),
         );
     }
     all.sort_unstable();
@@ -127,6 +122,11 @@ fn resolve(wanted: &str, users: &str, groups: &str) -> std::result::Result<User,
             home => home.to_owned(),
         },
     })
+}
+
+/// The number of a user or group. -1 is none: setresuid(2) and its like would leave root as it is (CVE-2019-14287).
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 fn fields(line: &str) -> [&str; 6] {
@@ -187,6 +187,9 @@ mod tests {
             "broken",
             "web:ghost",
             ":0",
+            "4294967295",
+            "0:4294967295",
+            "all",
             "4294967296",
         ] {
             assert!(found(wanted).is_err(), "{wanted:?}");

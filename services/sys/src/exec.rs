@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    fs::{Gid, Uid, fchown},
+    pipe::{PipeFlags, pipe_with},
+};
 
 use crate::{
     cgroup::Group,
@@ -171,6 +174,13 @@ pub fn run(
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
     let ends = [&in_read, &out_write, &err_write].map(AsFd::as_fd);
+    if let Some(ids) = target.ids {
+        // Whoever opens `/dev/stderr` opens the pipe anew, and the host's root is nobody in there.
+        let root = (Uid::from_raw(ids.start), Gid::from_raw(ids.start));
+        for end in ends {
+            fchown(end, Some(root.0), Some(root.1)).context("give away", "pipe")?;
+        }
+    }
     let (waiter, _) = start(program, target, &[&plan[..], &ends].concat())?;
     Ok(Running {
         stdio: Stdio::Pipes {

@@ -26,6 +26,7 @@ pub mod mount;
 pub mod mounted;
 #[cfg(feature = "net")]
 pub mod net;
+mod ordinary;
 pub mod path;
 pub mod pidfd;
 pub mod plan;

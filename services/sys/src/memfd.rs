@@ -6,7 +6,10 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create},
+    io::Errno,
+};
 
 use crate::error::{Context, Result};
 
@@ -15,7 +18,11 @@ const ALL_SEALS: SealFlags = SealFlags::SEAL
     .union(SealFlags::GROW)
     .union(SealFlags::WRITE);
 
-/// A file in memory with this content, sealed against every change.
+/// linux/fcntl.h, `F_SEAL_EXEC`: nobody takes the right to execute it away. Since Linux 6.3.
+const SEAL_MODE: SealFlags = SealFlags::from_bits_retain(0x20);
+
+/// A file in memory with this content, sealed against every change, and one that can be executed. A guest that runs
+/// as the host's root owns it, and all containers have the same one.
 ///
 /// # Errors
 /// What the kernel said.
@@ -26,6 +33,11 @@ pub fn sealed(name: &str, content: &mut dyn Read) -> Result<OwnedFd> {
     std::io::copy(content, &mut file).context("fill memfd", name)?;
     file.flush().context("fill memfd", name)?;
     file.rewind().context("fill memfd", name)?;
+    fchmod(&file, Mode::from_raw_mode(0o555)).context("set mode of memfd", name)?;
+    match fcntl_add_seals(&file, SEAL_MODE) {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(error) => return Err(error).context("seal memfd", name),
+    }
     fcntl_add_seals(&file, ALL_SEALS).context("seal memfd", name)?;
     Ok(file.into())
 }
@@ -54,6 +66,13 @@ mod tests {
         assert!(file.write_all(b"x").is_err());
         assert!(file.set_len(0).is_err());
         assert!(fcntl_add_seals(&fd, SealFlags::WRITE).is_err());
+        // Linux 6.3 and later.
+        if rustix::fs::fcntl_get_seals(&fd)
+            .unwrap()
+            .contains(SEAL_MODE)
+        {
+            assert!(fchmod(&fd, Mode::empty()).is_err());
+        }
         assert_eq!(read_all(fd).unwrap(), b"content");
     }
 }

@@ -13,6 +13,7 @@ use std::{
 use crate::{
     channel::Channel,
     error::{Context, Result},
+    ordinary,
 };
 
 /// Namespaces a container may get. The cgroup and time namespaces are entered by `cml-init` itself,
@@ -204,11 +205,12 @@ impl Child {
 }
 
 impl Spawned {
-    /// Lets the process run `cml-init`.
+    /// Lets the process run `cml-init`, as an ordinary process.
     ///
     /// # Errors
-    /// It is gone.
+    /// It is gone, or the kernel refused.
     pub fn release(&self) -> Result<()> {
+        ordinary::make(self.pid)?;
         rustix::net::send(&self.channel, &[1], rustix::net::SendFlags::NOSIGNAL)
             .context("release", "new process")?;
         Ok(())

@@ -130,6 +130,7 @@ impl Hierarchies {
         if let Some(root) = &self.unified {
             // The container divides among its services what it gets (`delegation`).
             v2::enable(&[root.clone(), root.join(PARENT), below(root, name)]);
+            v2::bound(&below(root, name))?;
         }
         if let Some(root) = self.v1.get(&Controller::Cpuset) {
             v1::fill_cpuset(root, &[PARENT, name])?;

@@ -19,6 +19,24 @@ const WANTED: &[Controller] = &[
     Controller::Io,
 ];
 
+/// How many groups a container may make: far more than systemd has services, far fewer than the 65,535 with memory
+/// that all of a machine share.
+const DESCENDANTS_MAX: u32 = 1000;
+/// How deep they may lie: with names of 255 bytes their paths are still shorter than `PATH_MAX`, so that we can
+/// remove what a guest has made.
+const DEPTH_MAX: u32 = 14;
+
+/// Bounds what the owner of a part of this group can make below it.
+pub(super) fn bound(group: &Path) -> Result<()> {
+    for (name, most) in [
+        ("cgroup.max.descendants", DESCENDANTS_MAX),
+        ("cgroup.max.depth", DEPTH_MAX),
+    ] {
+        write(&group.join(name), &most.to_string())?;
+    }
+    Ok(())
+}
+
 /// Has these groups, the root first, hand down every controller that there is. A group with processes of its
 /// own, such as the one of a daemon in a container, hands none down; then they count as missing (runtime.md 9,
 /// number 63).

@@ -15,7 +15,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, chownat, fstat, major,
-        makedev, minor, mkdirat, mknodat, openat, openat2, statat, unlinkat,
+        makedev, minor, mkdirat, mknodat, openat2, statat, unlinkat,
     },
     io::Errno,
 };
@@ -190,8 +190,7 @@ impl Dev {
             Err(error) => return Err(error).context("make node", shown),
         }
         // By descriptor from here on: the guest's root owns the directory and may change the name's meaning.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = openat(&dir, &name, flags, Mode::empty()).context("open node", shown)?;
+        let made = open_beneath(&dir, &name, OFlags::empty())?;
         if !is_node(&fstat(&made).context("inspect node", shown)?, node.device) {
             return Err(Error::invalid("make node", shown, "the guest replaced it"));
         }
@@ -241,25 +240,29 @@ impl Dev {
             _ => Err(bad()),
         });
         let last = parts.next_back().ok_or_else(bad)??;
-        let mut here = open_beneath(self.tree.as_fd(), Path::new("."))?;
+        let mut here = open_beneath(self.tree.as_fd(), Path::new("."), OFlags::DIRECTORY)?;
         for part in parts {
             let part = part?;
             if make {
                 match mkdirat(&here, &part, Mode::from_raw_mode(0o755)) {
-                    Ok(()) => {
-                        let owner = self.ids.map_or(0, |ids| ids.start);
-                        let owner = (Uid::from_raw(owner), Gid::from_raw(owner));
-                        let flags = AtFlags::SYMLINK_NOFOLLOW;
-                        chownat(&here, &part, Some(owner.0), Some(owner.1), flags)
-                            .context("give away directory", part.display())?;
-                    }
+                    Ok(()) => self.give_directory(&here, &part)?,
                     Err(Errno::EXIST) => {}
                     Err(error) => return Err(error).context("make directory", part.display()),
                 }
             }
-            here = open_beneath(here.as_fd(), &part)?;
+            here = open_beneath(here.as_fd(), &part, OFlags::DIRECTORY)?;
         }
         Ok((here, last))
+    }
+
+    /// Makes a directory the guest's own. By descriptor: with a name the owner of whatever the guest has mounted there
+    /// meanwhile would change, and that may be a file of the kernel.
+    fn give_directory(&self, dir: &OwnedFd, name: &Path) -> Result<()> {
+        let owner = self.ids.map_or(0, |ids| ids.start);
+        let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+        let made = open_beneath(dir, name, OFlags::DIRECTORY)?;
+        chownat(&made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+            .context("give away directory", name.display())
     }
 }
 
@@ -272,11 +275,12 @@ fn is_node(stat: &Stat, device: Device) -> bool {
         && stat.st_rdev == makedev(device.major, device.minor)
 }
 
-fn open_beneath(dir: impl AsFd, name: &Path) -> Result<OwnedFd> {
+/// Follows no link and crosses no mount.
+fn open_beneath(dir: impl AsFd, name: &Path, flags: OFlags) -> Result<OwnedFd> {
     openat2(
         dir,
         name,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        flags | OFlags::PATH | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
     )
@@ -286,6 +290,10 @@ fn open_beneath(dir: impl AsFd, name: &Path) -> Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+
     use super::*;
 
     fn null() -> Node {
@@ -328,5 +336,38 @@ mod tests {
         assert_eq!((stat.st_uid, stat.st_mode & 0o777), (ids.start, 0o666));
         dev.remove(Path::new("a/b/c"), null().device).unwrap();
         assert!(statat(dev.tree(), "a/b/c", AtFlags::empty()).is_err());
+    }
+
+    /// What the guest mounts over a name between two system calls of ours keeps its owner.
+    #[test]
+    fn nothing_that_is_mounted_over_a_name_changes_its_owner() {
+        let test = || {
+            // SAFETY: no file descriptor table is unshared; the thread ends with the test.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+            mount::make_private().unwrap();
+            let ids = IdRange::of_slot(3).unwrap();
+            let dev = Dev::new(Some(ids)).unwrap();
+            let (place, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let path = place.path();
+            mount::attach(dev.tree(), fs::File::open(path).unwrap()).unwrap();
+            let over = |from: &Path, name: &str| {
+                mount::attach(
+                    mount::copy_path(from).unwrap(),
+                    fs::File::open(path.join(name)).unwrap(),
+                )
+            };
+            fs::create_dir(path.join("bus")).unwrap();
+            over(outside.path(), "bus").unwrap();
+            dev.give_directory(dev.tree(), Path::new("bus"))
+                .unwrap_err();
+            let node = |name: &str| Node {
+                name: name.into(),
+                ..null()
+            };
+            dev.add(&node("bus/x")).unwrap_err();
+            assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+            assert_eq!(fs::metadata(outside.path()).unwrap().uid(), 0);
+        };
+        std::thread::spawn(test).join().unwrap();
     }
 }

@@ -108,6 +108,9 @@ pub fn rules(allowances: Allowances) -> Vec<Rule> {
                 .flat_map(|(call, mode)| nodes(*call, *mode)),
         );
     }
+    if !allowances.user_namespace {
+        rules.extend(no_user_namespaces());
+    }
     let refuse = |errno| move |call: &libc::c_long| always(*call, Action::Refuse(errno));
     rules.extend(FORBIDDEN.iter().map(refuse(libc::EPERM)));
     rules.extend(ABSENT.iter().map(refuse(libc::ENOSYS)));
@@ -121,6 +124,26 @@ pub fn rules(allowances: Allowances) -> Vec<Rule> {
         action: Action::Refuse(libc::EAFNOSUPPORT),
     }));
     rules
+}
+
+/// A user namespace would give the host's root all that it lacks (docs/adr/0005-capabilities.md): rights over mounts,
+/// networks and filters of its own making, and with them that much more of the kernel to attack. The flags of clone3(2)
+/// are in memory, where no filter sees them; programs then use clone(2).
+fn no_user_namespaces() -> [Rule; 3] {
+    let made_by = |call| Rule {
+        call: number(call),
+        tests: vec![Test {
+            argument: 0,
+            mask: libc::CLONE_NEWUSER.cast_unsigned(),
+            value: libc::CLONE_NEWUSER.cast_unsigned(),
+        }],
+        action: Action::Refuse(libc::EPERM),
+    };
+    [
+        made_by(libc::SYS_unshare),
+        made_by(libc::SYS_clone),
+        always(libc::SYS_clone3, Action::Refuse(libc::ENOSYS)),
+    ]
 }
 
 /// Device nodes are made for the guest; everything else, sockets among it, it makes itself (runtime.md 9,
@@ -202,6 +225,28 @@ mod tests {
         let open = Allowances::default();
         let plain = action(open, libc::SYS_mknodat, &[0, 0, libc::S_IFCHR, 0x103]);
         assert_eq!(plain, Action::Allow);
+    }
+
+    #[test]
+    fn the_hosts_root_gets_no_namespace_in_which_it_may_do_more() {
+        let root = Allowances {
+            user_namespace: false,
+            ..CONFINED
+        };
+        let user = libc::CLONE_NEWUSER.cast_unsigned();
+        let mounts = libc::CLONE_NEWNS.cast_unsigned();
+        for call in [libc::SYS_unshare, libc::SYS_clone] {
+            for flags in [user, user | mounts] {
+                assert_eq!(action(root, call, &[flags]), Action::Refuse(libc::EPERM));
+                assert_eq!(action(CONFINED, call, &[flags]), Action::Allow);
+            }
+            assert_eq!(action(root, call, &[mounts]), Action::Allow);
+        }
+        assert_eq!(
+            action(root, libc::SYS_clone3, &[]),
+            Action::Refuse(libc::ENOSYS)
+        );
+        assert_eq!(action(CONFINED, libc::SYS_clone3, &[]), Action::Allow);
     }
 
     #[test]

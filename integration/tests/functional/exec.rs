@@ -291,6 +291,41 @@ fn a_session_ends_when_its_client_is_gone() {
 }
 
 #[test]
+fn what_a_command_has_started_ends_with_its_client_too() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    for pty in [true, false] {
+        for script in [
+            "sleep 4242; true",
+            "sleep 4242 & sleep 4243; true",
+            // Becoming somebody else makes the kernel forget who is to die with whom.
+            "su -s /bin/sh nobody -c 'sleep 4242; true'",
+        ] {
+            let mut client = daemon.client();
+            client.send(&exec(&uuid, pty, &["sh", "-c", script]));
+            let sleeping = || {
+                let output = daemon.control().ok(&["run", "web", "nopty", "ps"]);
+                output.out.contains("sleep 424")
+            };
+            eventually("the command", || sleeping().then_some(()));
+            drop(client);
+            eventually("its end", || (!sleeping()).then_some(()));
+        }
+    }
+}
+
+#[test]
+fn the_end_of_input_at_a_terminal_is_heard_behind_an_unfinished_line() {
+    let daemon = Daemon::default();
+    daemon.running("web", "busybox");
+    for line in ["abc", "abc\n"] {
+        let words = ["run", "-t", "web", "sh", "-c", "stty -echo; cat; echo end"];
+        let said = daemon.control().run_with(&words, line.as_bytes());
+        assert!(said.out.ends_with("end\r\n"), "{said:?}");
+    }
+}
+
+#[test]
 fn several_sessions_of_a_container_do_not_wait_for_each_other() {
     let daemon = Daemon::default();
     daemon.running("web", "busybox");

@@ -18,9 +18,10 @@ use cml_bus::{
     blocking::Pool,
 };
 use cml_sys::{
-    exec::{Running, Stdio, Waiter, resize},
+    exec::{Running, Stdio, resize},
     ready::{AsyncFd, Interest, watch, watch_readable},
 };
+use rustix::termios::{LocalModes, SpecialCodeIndex, tcgetattr};
 use tokio::{
     select,
     sync::{mpsc, watch as flag},
@@ -36,9 +37,6 @@ const ITEMS: usize = 16;
 const HANG_UP_PATIENCE: Duration = Duration::from_secs(1);
 /// The status when nobody could wait for the command.
 const UNKNOWN: i32 = 255;
-/// What a terminal takes for the end of input (termios(3), VEOF).
-const END_OF_INPUT: u8 = 4;
-
 type Shared = Arc<AsyncFd<File>>;
 /// A descriptor that the command writes to, and what its bytes become.
 type Output = (Shared, fn(Vec<u8>) -> ExecOutput);
@@ -90,12 +88,27 @@ pub fn session(running: Running, pool: Pool) -> io::Result<ExecSession> {
     let (input, for_command) = mpsc::channel(ITEMS);
     let (to_client, output) = mpsc::channel(ITEMS);
     spawn(async move {
-        relay(ends, status, &waiter, for_command, &to_client).await;
-        let code = pool.run(move || waiter.status()).await;
+        let end = relay(ends, status, for_command, &to_client).await;
+        let code = pool.run(move || {
+            if end == End::Forced {
+                waiter.kill();
+            }
+            waiter.status()
+        });
+        let code = code.await;
         let exit = ExecOutput::Exit(code.unwrap_or(UNKNOWN));
         let _ = to_client.send(exit).await;
     });
     Ok(ExecSession { input, output })
+}
+
+/// How a command comes to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It has ended.
+    ByItself,
+    /// It must be killed, with what it has started.
+    Forced,
 }
 
 /// Moves bytes until the command has ended and all its output was taken, or the client is gone and the
@@ -103,10 +116,10 @@ pub fn session(running: Running, pool: Pool) -> io::Result<ExecSession> {
 async fn relay(
     ends: Ends,
     status: AsyncFd<OwnedFd>,
-    waiter: &Waiter,
     for_command: mpsc::Receiver<ExecInput>,
     to_client: &mpsc::Sender<ExecOutput>,
-) {
+) -> End {
+    let terminal = ends.terminal;
     let (ended, has_ended) = flag::channel(false);
     let feeder = spawn(feed(ends.input, ends.terminal, for_command));
     let mut outputs = JoinSet::new();
@@ -127,8 +140,14 @@ async fn relay(
     feeder.abort();
     // Ends at once; only then nothing holds the terminal any more, and the command's session hears it.
     let _ = feeder.await;
-    if !client_is_there && timeout(HANG_UP_PATIENCE, status.readable()).await.is_err() {
-        waiter.kill();
+    if client_is_there {
+        return End::ByItself;
+    }
+    let heard = timeout(HANG_UP_PATIENCE, status.readable()).await.is_ok();
+    // What has heard a terminal hang up and stays has chosen so; pipes tell nobody but who uses them.
+    match heard && terminal {
+        true => End::ByItself,
+        false => End::Forced,
     }
 }
 
@@ -178,10 +197,16 @@ async fn deliver(
 
 /// Passes the client's input on until it ends. Dropping the descriptor is the end of input for a pipe.
 async fn feed(file: Shared, terminal: bool, mut for_command: mpsc::Receiver<ExecInput>) {
+    let mut in_line = false;
     while let Some(input) = for_command.recv().await {
         let written = match input {
-            ExecInput::Data(bytes) => write_all(&file, &bytes).await,
-            ExecInput::Eof if terminal => write_all(&file, &[END_OF_INPUT]).await,
+            ExecInput::Data(bytes) => {
+                in_line = bytes.last().map_or(in_line, |last| !b"\r\n".contains(last));
+                write_all(&file, &bytes).await
+            }
+            ExecInput::Eof if terminal => {
+                write_all(&file, &end_of_input(file.get_ref(), in_line)).await
+            }
             ExecInput::Eof => return,
             ExecInput::Resize(size) => {
                 if terminal && let Err(error) = resize(file.get_ref(), size.cols, size.rows) {
@@ -195,6 +220,20 @@ async fn feed(file: Shared, terminal: bool, mut for_command: mpsc::Receiver<Exec
             return;
         }
     }
+}
+
+/// What says the end of input to a terminal: the key that the command has chosen for it, twice behind a line that has
+/// not ended, as the first one only ends that. A program that reads single keys knows no end.
+fn end_of_input(terminal: &File, in_line: bool) -> Vec<u8> {
+    let Ok(modes) = tcgetattr(terminal) else {
+        return Vec::new();
+    };
+    let keys = match (modes.local_modes.contains(LocalModes::ICANON), in_line) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    };
+    vec![modes.special_codes[SpecialCodeIndex::VEOF]; keys]
 }
 
 async fn write_all(file: &Shared, mut bytes: &[u8]) -> io::Result<()> {

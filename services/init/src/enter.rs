@@ -130,6 +130,8 @@ pub(crate) fn run(channel: &Channel, mut fds: Vec<OwnedFd>) -> Result<(), Failur
     let passed: Vec<_> = master.iter().chain(&listener).map(AsFd::as_fd).collect();
     let started = FromInit::Started {
         listener: listener.is_some(),
+        // This process is still in the PID namespace of the daemon.
+        session: child.as_raw_nonzero().get(),
     };
     channel.send(&started, &passed).stage("report")?;
     drop(master);

@@ -20,6 +20,7 @@ use crate::{
     idmap::IdRange,
     pidfd,
     plan::{self, EnterPlan, FromInit, ToInit},
+    session,
     spawn::{Spawned, spawn},
 };
 
@@ -80,26 +81,22 @@ pub struct Running {
 pub struct Waiter {
     helper: OwnedFd,
     channel: Channel,
+    session: i32,
+    group: Group,
 }
 
 impl Waiter {
-    fn of(helper: Spawned) -> Self {
-        Self {
-            helper: helper.pidfd,
-            channel: helper.channel,
-        }
-    }
-
     /// Readable when [`Waiter::status`] has something to say.
     pub fn status_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
 
-    /// Kills the command, which dies with its helper. What it has started itself goes on, as below any shell
-    /// whose terminal is gone.
+    /// Kills the command, which dies with its helper, and what it has started. What has founded a session of its own
+    /// goes on, as below any shell whose terminal is gone.
     pub fn kill(&self) {
         // It may have ended on its own in this moment.
         let _ = pidfd::signal(&self.helper, libc::SIGKILL);
+        session::kill(self.session, || self.group.processes());
     }
 
     /// The end of the command, which must be near: it has been reported, or the command was killed. Its
@@ -199,18 +196,23 @@ fn start(
     fds: &[BorrowedFd<'_>],
 ) -> std::result::Result<(Waiter, Option<OwnedFd>), RunError> {
     let (spawned, message, mut fds) = enter(program, Some(target), &ToInit::Enter, fds)?;
-    let waiter = Waiter::of(spawned);
     match message {
-        FromInit::Started { listener } => {
+        FromInit::Started { listener, session } => {
             let listener = listener.then(|| fds.pop()).flatten();
             if let (Some(listener), Some(emulator)) = (listener, target.emulator) {
                 // Without it the command finds what init finds then: those calls do not exist.
                 let _ = emulator.serve(&listener);
             }
+            let waiter = Waiter {
+                helper: spawned.pidfd,
+                channel: spawned.channel,
+                session,
+                group: target.group.clone(),
+            };
             Ok((waiter, fds.pop()))
         }
         FromInit::NoProgram { name } => {
-            let _ = pidfd::wait(&waiter.helper, PATIENCE);
+            let _ = pidfd::wait(&spawned.pidfd, PATIENCE);
             Err(RunError::NoProgram(name))
         }
         other => Err(unexpected(&other).into()),

@@ -36,6 +36,7 @@ pub mod random;
 #[cfg(feature = "async")]
 pub mod ready;
 pub mod seccomp;
+mod session;
 pub mod signal;
 pub mod space;
 pub mod spawn;

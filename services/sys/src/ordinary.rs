@@ -52,7 +52,7 @@ pub(crate) fn make(pid: i32) -> Result<()> {
 
 /// Sets a limit, no higher than a daemon in a container may.
 fn set_limit(process: Option<Pid>, resource: Resource, limit: Rlimit) -> rustix::io::Result<()> {
-    match prlimit(process, resource, limit.clone()) {
+    match prlimit(process, resource, limit) {
         Ok(_) => Ok(()),
         Err(Errno::PERM) => {
             // Its own is what the process has inherited.

@@ -244,6 +244,8 @@ pub enum FromInit {
     Started {
         /// The listener of its system calls is the last descriptor.
         listener: bool,
+        /// Its number on the host, which is that of its session.
+        session: i32,
     },
     /// The command ended with this status, 128 + n for signal n.
     Ended {

@@ -38,9 +38,19 @@ impl Stat {
         self.field(22)?.parse().ok()
     }
 
+    fn session(&self) -> Option<i32> {
+        self.field(6)?.parse().ok()
+    }
+
     fn is_zombie(&self) -> bool {
         matches!(self.field(3), Some("Z" | "X"))
     }
+}
+
+/// The session of a process, by the number of its founder; `None` of one that has ended.
+pub(crate) fn session(pid: i32) -> Option<i32> {
+    let stat = Stat::of(pid).ok().filter(|stat| !stat.is_zombie())?;
+    stat.session()
 }
 
 /// The root directory of a process, for paths that mean what they mean to it.

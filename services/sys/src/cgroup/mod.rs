@@ -304,7 +304,8 @@ impl Group {
         }
     }
 
-    fn processes(&self) -> Vec<i32> {
+    /// Everything that runs in them.
+    pub(crate) fn processes(&self) -> Vec<i32> {
         let mut found = Vec::new();
         let mut groups: Vec<_> = self.paths().next().cloned().into_iter().collect();
         while let Some(group) = groups.pop() {

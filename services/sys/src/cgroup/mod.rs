@@ -64,12 +64,12 @@ impl Hierarchies {
     /// procfs is not mounted.
     pub fn detect() -> Result<Self> {
         let path = "/proc/self/mounts";
-        Ok(Self::parse(
-            &fs::read_to_string(path).context("read", path)?,
-        ))
+        let mounts = fs::read_to_string(path).context("read", path)?;
+        Ok(Self::parse(&mounts, bpf::is_available()))
     }
 
-    fn parse(mounts: &str) -> Self {
+    /// `filters`: whether groups of version 2 can have device filters.
+    fn parse(mounts: &str, filters: bool) -> Self {
         let mut found = Self::default();
         for line in mounts.lines() {
             let mut fields = line.split(' ').skip(1);
@@ -104,7 +104,7 @@ impl Hierarchies {
             }
         }
         // A filter is replaced at once, a list of version 1 entry by entry (docs/adr/0051-devices.md).
-        if found.unified.is_some() {
+        if found.unified.is_some() && filters {
             found.v1.remove(&Controller::Devices);
         }
         found
@@ -245,18 +245,20 @@ impl Group {
     /// # Errors
     /// The rules cannot be kept by what this machine has, or the kernel refused.
     pub fn confine_devices(&self, rules: &Rules) -> Result<bool> {
-        if let Some(group) = self.open_unified()? {
-            bpf::attach(group, &bpf::program(rules))?;
+        if let Some(path) = self.v1.get(&Controller::Devices) {
+            let allowed = rules.exceptions();
+            let allowed = allowed
+                .map_err(|error| Error::invalid("confine", "devices", &error.to_string()))?;
+            v1::set_devices(path, &allowed)?;
             return Ok(true);
         }
-        let Some(path) = self.v1.get(&Controller::Devices) else {
-            return Ok(false);
-        };
-        let allowed = rules.exceptions();
-        let allowed =
-            allowed.map_err(|error| Error::invalid("confine", "devices", &error.to_string()))?;
-        v1::set_devices(path, &allowed)?;
-        Ok(true)
+        match self.open_unified()? {
+            Some(group) if bpf::is_available() => {
+                bpf::attach(group, &bpf::program(rules))?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Whether the container has a part of the unified hierarchy.

@@ -13,11 +13,23 @@ fn hybrid_machines_use_the_unified_core_and_the_v1_freezer() {
         "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
          cgroup /sys/fs/cgroup/freezer cgroup rw,relatime,freezer 0 0\n\
          cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
+        true,
     );
     assert_eq!(found.unified.unwrap(), Path::new("/sys/fs/cgroup/unified"));
     assert_eq!(found.freezer.unwrap(), Path::new("/sys/fs/cgroup/freezer"));
     assert_eq!(found.pids, None);
     assert!(found.v1.is_empty());
+}
+
+#[test]
+fn devices_are_up_to_version_1_where_version_2_can_have_no_filters() {
+    let mounts = "cgroup /sys/fs/cgroup/devices cgroup rw,relatime,devices 0 0\n\
+                  cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+    let by_v1 = |filters| {
+        let found = Hierarchies::parse(mounts, filters);
+        found.v1.contains_key(&Controller::Devices)
+    };
+    assert!(by_v1(false) && !by_v1(true));
 }
 
 #[test]
@@ -209,6 +221,7 @@ fn hierarchies_that_are_mounted_together_are_one_group() {
         "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu,cpuacct 0 0\n\
          cgroup /sys/fs/cgroup/freezer cgroup rw,freezer 0 0\n\
          cgroup /sys/fs/cgroup/devices cgroup rw,devices 0 0\n",
+        true,
     );
     let group = found.group("x");
     assert_eq!(group.v1.len(), 3);

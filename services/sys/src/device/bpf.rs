@@ -133,6 +133,11 @@ fn only_for(rule: &Rule, then: Vec<Instruction>) -> Vec<Instruction> {
 /// The name of our programs, as `bpftool prog` shows it.
 const NAME: &[u8; 12] = b"cml_devices\0";
 
+/// Whether this kernel has such filters, and this process may make them.
+pub fn is_available() -> bool {
+    load(&answer(true)).is_ok()
+}
+
 /// Makes this program the filter of a group: the first one, or instead of the one before.
 ///
 /// # Errors

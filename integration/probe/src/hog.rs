@@ -32,3 +32,12 @@ pub fn files() -> ! {
         }
     }
 }
+
+/// As many control groups as there may be.
+pub fn groups() -> ! {
+    let mut number = 0_u64;
+    loop {
+        number += 1;
+        let _ = std::fs::create_dir(format!("/sys/fs/cgroup/hog{number}"));
+    }
+}

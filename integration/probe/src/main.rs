@@ -29,10 +29,11 @@ fn main() {
         ["hog", "forks"] => hog::forks(),
         ["hog", "memory"] => hog::memory(),
         ["hog", "files"] => hog::files(),
+        ["hog", "groups"] => hog::groups(),
         ["fill", bytes] => guest::fill(bytes.parse().unwrap()),
         _ => {
             eprintln!(
-                "usage: probe facts | report | attack exe | init service|silent|stubborn | init exit N | audit fetch N|lie|wait | flood service | hog forks|memory|files | fill N"
+                "usage: probe facts | report | attack exe | init service|silent|stubborn | init exit N | audit fetch N|lie|wait | flood service | hog forks|memory|files|groups | fill N"
             );
             exit(2);
         }

@@ -199,6 +199,36 @@ fn another_configuration_of_core0_is_taken_when_the_device_starts_again() {
 }
 
 #[test]
+fn a_core0_that_dies_is_started_again_and_the_device_stays() {
+    let daemon = device();
+    daemon.running("web", "busybox");
+    let pid = daemon.init_pid(CORE0);
+    // The daemon counts in its own machine; a killer outside needs the number that it has here.
+    let inner = format!("\t{pid}\t1");
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let is_it = |entry: &fs::DirEntry| {
+        let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let numbers = read("status");
+        let numbers = numbers.lines().find(|line| line.starts_with("NSpid:"));
+        numbers.is_some_and(|line| line.ends_with(&inner)) && read("cgroup").contains(CORE0)
+    };
+    for entry in processes.filter(is_it) {
+        let number = entry.file_name().into_string().unwrap().parse().unwrap();
+        let init = rustix::process::Pid::from_raw(number).unwrap();
+        rustix::process::kill_process(init, rustix::process::Signal::KILL).unwrap();
+    }
+    eventually("another core0", || {
+        let runs = daemon.state(CORE0) == "RUNNING" && daemon.init_pid(CORE0) != pid;
+        runs.then_some(())
+    });
+    assert_eq!(daemon.state("web"), "RUNNING");
+    eventually("core0 is heard", || {
+        (inside(&daemon, CORE0, &["reload"]).status == 0).then_some(())
+    });
+    end(daemon, &["poweroff"], SWITCHED_OFF);
+}
+
+#[test]
 fn a_guest_that_installs_guest_oses_hears_nothing_else_and_others_have_no_socket() {
     let daemon = device();
     daemon.running("installer", "installer");

@@ -20,7 +20,7 @@ use cml_bus::{
     secret::{Key, Pin},
     supervisor::Watch,
 };
-use cml_sys::{cgroup::Group, proc};
+use cml_sys::{cgroup::Group, pidfd::Ended, proc};
 use cml_wire::{proto::ContainerConfig, text};
 use tokio::sync::{Mutex, oneshot, watch};
 
@@ -132,6 +132,9 @@ impl One {
         if next != before {
             if let Some(did) = noted::change(before, next) {
                 self.audit(did.to(self.id));
+            }
+            if let Some(failed) = event.tells_of_failure() {
+                self.view.send_modify(|view| view.failed = failed);
             }
             self.enter(next, context);
         }
@@ -263,7 +266,12 @@ impl One {
         );
         context.spawn(ended.into_actor(self).map(|ended, one, context| {
             tracing::info!(container = %one.id, ?ended, "init ended");
-            let again = one.config().restart_on_failure() && ending::is_failure(ended);
+            let insistent = match one.id.is_core0() {
+                // A device without it is of no use to anybody; but if nobody knows, it may have been switched off.
+                true => ended != Ended::Unknown,
+                false => one.config().restart_on_failure(),
+            };
+            let again = insistent && ending::is_failure(ended);
             let reboot = ending::is_reboot(ended) || again;
             one.report(Event::Ended { reboot }, context);
         }));

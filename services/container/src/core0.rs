@@ -9,7 +9,7 @@ use cml_bus::{
     id::ContainerId,
 };
 use cml_wire::proto::{ContainerConfig, ContainerTokenType};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::{entry::Entry, env::Env, fsm::State, load::Loaded};
 
@@ -20,6 +20,8 @@ const COLOR: u32 = 0xffff_ff00;
 /// The pause after a start that failed. It doubles up to the longest one; the device is of no use meanwhile.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long the other containers wait for `core0`, which is their way to the network, before they start without it.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What `core0` is when nobody has configured it (protocol.md 7.4).
 fn built_in(guestos: &str) -> ContainerConfig {
@@ -51,21 +53,37 @@ impl Env {
     }
 }
 
-/// Starts `core0`, and tells everybody when it has ended. Returns when it runs.
-pub async fn bring_up(env: &Arc<Env>, core0: Entry) {
-    start(env, &core0).await;
+/// Starts `core0` whenever it has come to nothing, and tells everybody when it has ended otherwise: the device ends with
+/// it.
+pub async fn keep(env: Arc<Env>, core0: Entry) {
     let mut view = core0.view.clone();
-    let up = |state| matches!(state, State::Running) || State::is_at_rest(state);
-    let _ = view.wait_for(|view| up(view.state)).await;
-    let env = env.clone();
-    cml_bus::actor::spawn(async move {
+    loop {
+        start(&env, &core0).await;
         // Fails when the service is started anew; its successor watches then.
-        let ended = view.wait_for(|view| view.state.is_at_rest()).await.is_ok();
-        if ended && !env.is_closing() {
+        let rested = view.wait_for(|view| view.state.is_at_rest()).await;
+        let Ok(failed) = rested.map(|view| view.failed) else {
+            return;
+        };
+        if env.is_closing() {
+            return;
+        }
+        if !failed {
             tracing::warn!("core0 has ended");
             env.events.publish(Event::Core0Ended);
+            return;
         }
-    });
+        tracing::error!("core0 came to nothing; it is started again");
+        sleep(PAUSE).await;
+    }
+}
+
+/// Waits until `core0` runs, or has not for too long.
+pub async fn up(core0: &Entry) {
+    let mut view = core0.view.clone();
+    let up = view.wait_for(|view| view.state == State::Running);
+    if timeout(PATIENCE, up).await.is_err() {
+        tracing::error!("core0 does not run yet; the other containers do not wait any longer");
+    }
 }
 
 /// Insists: without `core0` nobody can operate the device.
@@ -81,6 +99,15 @@ async fn start(env: &Arc<Env>, core0: &Entry) {
             Ok(_) => return tracing::info!("core0 is started"),
             // Taken over from the daemon before this one.
             Err(ContainerError::AlreadyRunning(_)) => return,
+            Err(ContainerError::Zombie(_)) => {
+                // Nobody else could: whoever may wipe it would have to come in through it.
+                tracing::error!(
+                    "what core0 has stored is damaged; it is wiped, and core0 begins anew"
+                );
+                if let Err(error) = core0.wipe().await {
+                    tracing::error!(%error, "core0 was not wiped");
+                }
+            }
             Err(error) => {
                 tracing::error!(%error, ?pause, "core0 does not start; it is tried again");
             }

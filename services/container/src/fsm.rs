@@ -206,6 +206,17 @@ fn unfrozen(setup: bool) -> State {
     }
 }
 
+impl Event {
+    /// Whether a start has come to nothing; `None` of an event that says nothing about that.
+    pub fn tells_of_failure(self) -> Option<bool> {
+        match self {
+            Self::LaunchFailed | Self::DataDamaged | Self::BootOverdue => Some(true),
+            Self::Launched => Some(false),
+            _ => None,
+        }
+    }
+}
+
 impl State {
     /// The state on the wire.
     pub fn wire(self) -> ContainerState {

@@ -151,6 +151,7 @@ pub(crate) mod tests {
     pub fn delivering(records: Vec<AuditRecord>) -> (GuestAudit, Recorded<Next>, AuditPort) {
         let view = View {
             control: None,
+            failed: false,
             config: Arc::default(),
             state: State::Running,
             known: true,

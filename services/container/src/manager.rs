@@ -94,6 +94,7 @@ impl Manager {
             guest: loaded.guest,
             audio: self.env.store.audio(loaded.id),
             control: None,
+            failed: false,
         });
         let (env, id) = (self.env.clone(), loaded.id);
         let port = OnePort::default();
@@ -235,8 +236,9 @@ impl Actor for Manager {
                 spawn(async move {
                     // It is the way of the others to the network, and they wait for it.
                     let core0 = entries.iter().find(|entry| entry.id.is_core0());
-                    if let Some(core0) = core0.cloned() {
-                        core0::bring_up(&env, core0).await;
+                    if let Some(core0) = core0 {
+                        spawn(core0::keep(env.clone(), core0.clone()));
+                        core0::up(core0).await;
                     }
                     autostart::run(env, entries).await;
                 });

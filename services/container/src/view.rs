@@ -27,6 +27,8 @@ pub struct View {
     pub audio: bool,
     /// Where it may send control commands, while it runs.
     pub control: Option<ControlSocket>,
+    /// Its last start has come to nothing: it ended without having run.
+    pub failed: bool,
 }
 
 /// What a guest OS makes of a container.

@@ -53,7 +53,7 @@ pub fn signal(pidfd: impl AsFd, number: i32) -> Result<()> {
 }
 
 /// Collects a process that has ended. Of one that is not our child the kernel tells how it ended since
-/// Linux 6.15, and only when its parent has collected it.
+/// Linux 6.15, and only when its parent has collected it; who was killed is told by nobody then.
 ///
 /// # Errors
 /// What the kernel said.
@@ -98,7 +98,12 @@ fn told(pidfd: impl AsFd) -> Option<Ended> {
     if done != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
         return None;
     }
-    Some(Ended::of_wait_status(info.exit_code))
+    match Ended::of_wait_status(info.exit_code) {
+        // What has ended its last thread. The first process of a PID namespace ends by it as well when that is
+        // switched off or restarted, which wait(2) tells and this does not.
+        Ended::Signalled(libc::SIGKILL) => None,
+        ended => Some(ended),
+    }
 }
 
 impl Ended {

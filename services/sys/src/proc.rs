@@ -74,10 +74,19 @@ pub fn start_time(pid: i32) -> Result<u64> {
 
 /// How a process ended that waits to be collected, whoever its parent is. `None` when it runs, is gone, or is not the one that started then.
 pub fn ended(pid: i32, start: u64) -> Option<crate::pidfd::Ended> {
-    let stat = Stat::of(pid).ok()?;
-    let status = stat.field(52)?.parse().ok()?;
-    let same = stat.start_time() == Some(start);
-    (same && stat.is_zombie()).then(|| crate::pidfd::Ended::of_wait_status(status))
+    let look = || {
+        let stat = Stat::of(pid).ok()?;
+        let waits = stat.start_time() == Some(start) && stat.field(3) == Some("Z");
+        let status = stat.field(52)?.parse().ok()?;
+        waits.then(|| crate::pidfd::Ended::of_wait_status(status))
+    };
+    let ended = look()?;
+    match ended {
+        // While it is being collected the kernel tells what ended the thread, and not the process: SIGKILL, where its
+        // guest was switched off.
+        crate::pidfd::Ended::Signalled(libc::SIGKILL) => look().filter(|again| *again == ended),
+        ended => Some(ended),
+    }
 }
 
 /// Whether a process has ended and only waits to be collected.

@@ -16,6 +16,7 @@ mod groups;
 mod guestos_elsewhere;
 mod guestos_install;
 mod guests;
+mod hotplug;
 mod lifecycle;
 mod network;
 mod pin;

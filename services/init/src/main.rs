@@ -72,6 +72,8 @@ fn obey(channel: &Channel) -> Result<(), Failure> {
             user_namespace,
         } => enter::bind_socket(channel, fds, &path, user_namespace),
         ToInit::Emulate => emulate::run(channel, fds),
-        ToInit::Go | ToInit::Serve => Err("no order before it").stage("receive the order"),
+        ToInit::Go | ToInit::Serve | ToInit::Allow | ToInit::Cry { .. } => {
+            Err("no order before it").stage("receive the order")
+        }
     }
 }

@@ -66,6 +66,8 @@ pub struct Calls {
     pub listener: OwnedFd,
     /// The user namespace of the container.
     pub user_namespace: OwnedFd,
+    /// Its network namespace.
+    pub network: OwnedFd,
 }
 
 /// Brings a container to the point where its init is about to run. On an error nothing is left of the
@@ -146,7 +148,8 @@ fn hand_over(
     let start_time = crate::proc::start_time(spawned.pid)?;
     group.add_to_v1(spawned.pid)?;
     launch.ids.map_or(Ok(()), |ids| map_ids(spawned.pid, ids))?;
-    let user_namespace = user_namespace(spawned.pid)?;
+    let user_namespace = namespace(spawned.pid, "user")?;
+    let network = namespace(spawned.pid, "net")?;
     let userns = launch.ids.and(Some(&user_namespace));
     let trees: Vec<OwnedFd> = trees
         .iter()
@@ -170,6 +173,7 @@ fn hand_over(
                 calls: listener.map(|listener| Calls {
                     listener,
                     user_namespace,
+                    network,
                 }),
             })
         }
@@ -190,8 +194,8 @@ fn map_ids(pid: i32, ids: IdRange) -> Result<()> {
     Ok(())
 }
 
-fn user_namespace(pid: i32) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/ns/user");
+fn namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{kind}");
     Ok(File::open(&path).context("open", path)?.into())
 }
 
@@ -295,7 +299,7 @@ mod tests {
         let program = File::open("/bin/true").unwrap().into();
         let spawned = spawn(&program, c"holder", Some(namespaces), None).unwrap();
         map_ids(spawned.pid, IdRange::of_slot(0).unwrap()).unwrap();
-        let userns = user_namespace(spawned.pid).unwrap();
+        let userns = namespace(spawned.pid, "user").unwrap();
         let copy = |name: &str, read_only| {
             let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
             let open = rustix::fs::openat(&overlay, name, flags, rustix::fs::Mode::empty());

@@ -223,10 +223,17 @@ pub enum ToInit {
         user_namespace: bool,
     },
     /// Do system calls for a container. Descriptors: the [`crate::emulator::EmulatorPlan`], the listener of its
-    /// init, its user namespace, the daemon's end of this channel.
+    /// init, its user and its network namespace, the daemon's end of this channel.
     Emulate,
     /// Do those of a command in it as well. Descriptor: the listener.
     Serve,
+    /// Its devices have changed. Descriptor: the [`crate::device::Rules`].
+    Allow,
+    /// Tell it news of a device.
+    Cry {
+        /// The kernel's words, as in [`crate::uevent::Uevent::text`].
+        text: String,
+    },
 }
 
 /// What `cml-init` says.
@@ -252,6 +259,8 @@ pub enum FromInit {
         /// As a shell shows it.
         status: i32,
     },
+    /// System calls are done for the container from now on.
+    Serving,
     /// The socket is bound. Descriptor: the listening socket.
     Bound,
     /// There is no such command; the process ends now.

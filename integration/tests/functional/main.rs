@@ -19,6 +19,7 @@ mod guests;
 mod hotplug;
 mod lifecycle;
 mod network;
+mod owners;
 mod pin;
 mod provisioning;
 mod resources;

@@ -222,6 +222,11 @@ pub enum ToInit {
         /// The container has a user namespace.
         user_namespace: bool,
     },
+    /// Give a tree the owners of a container, without changing it. Descriptor: the tree.
+    Shift {
+        /// The container's ids.
+        ids: IdRange,
+    },
     /// Do system calls for a container. Descriptors: the [`crate::emulator::EmulatorPlan`], the listener of its
     /// init, its user and its network namespace, the daemon's end of this channel.
     Emulate,
@@ -261,6 +266,8 @@ pub enum FromInit {
     },
     /// System calls are done for the container from now on.
     Serving,
+    /// The tree has its owners. Descriptor: what shows it so.
+    Shifted,
     /// The socket is bound. Descriptor: the listening socket.
     Bound,
     /// There is no such command; the process ends now.

@@ -68,10 +68,11 @@ fn names_that_change_under_the_hosts_hands_lead_nowhere_outside() {
     daemon.answers("web");
 }
 
-/// In everything that the daemon and its helpers do with a container there are three files of procfs that they open
-/// for writing by a path: the maps of ids and the offsets of clocks, before anything of the guest is mounted.
+/// In everything that the daemon and its helpers do with a container there are four files of procfs that they open
+/// for writing by a path: the maps of ids and the protection of a process, by the daemon, which sees nothing of a
+/// guest, and the offsets of clocks, before anything of the guest is mounted.
 #[test]
-fn nothing_but_maps_and_clocks_is_written_to_procfs() {
+fn nothing_but_what_a_new_process_needs_is_written_to_procfs() {
     // Its second argument is the storage base.
     let script = "exec strace -D -f -qq -s 200 -e trace=open,openat,openat2 -o \"${2%/base}/calls\" \"$0\" \"$@\"";
     let mut daemon = Daemon::new(Setup {
@@ -108,6 +109,6 @@ fn nothing_but_maps_and_clocks_is_written_to_procfs() {
         .collect();
     assert_eq!(
         written.into_iter().collect::<Vec<_>>(),
-        ["gid_map", "timens_offsets", "uid_map"]
+        ["gid_map", "oom_score_adj", "timens_offsets", "uid_map"]
     );
 }

@@ -43,7 +43,9 @@ pub struct EmulatorPlan {
 /// Far above what a process opens in its first moments.
 pub const PORT_FD: RawFd = 100;
 
-/// How long the process may take to begin, and to end when its container has.
+/// How long the process may take to begin: milliseconds, a minute is for a machine that swaps.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to end when its container has.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is written down about the process.
@@ -105,7 +107,7 @@ impl Emulator {
     /// # Errors
     /// What kept it from it.
     pub fn ready(&self) -> Result<()> {
-        match self.port.receive(Some(PATIENCE)) {
+        match self.port.receive(Some(BEGIN_PATIENCE)) {
             Ok((FromInit::Serving, _)) => Ok(()),
             Ok((FromInit::Failed { stage, reason }, _)) => Err(Error::failed(stage, &reason)),
             Ok((other, _)) => Err(Error::invalid(

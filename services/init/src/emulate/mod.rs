@@ -140,6 +140,13 @@ impl Emulation {
         }
         let seen: Vec<_> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
+        // First: what was forbidden before a call was made is forbidden to it.
+        if !seen[0].is_empty()
+            && let Ok((order, fds)) = channel.receive(None)
+        {
+            self.obey(&order, fds);
+            return Ok(());
+        }
         let (of_children, of_listeners) = seen[1..].split_at(self.children.len());
         for (place, events) in of_listeners.iter().enumerate() {
             if events.contains(PollFlags::IN) {
@@ -160,11 +167,6 @@ impl Emulation {
             if over && !events.contains(PollFlags::IN) {
                 self.forget(place);
             }
-        }
-        if !seen[0].is_empty()
-            && let Ok((order, fds)) = channel.receive(None)
-        {
-            self.obey(&order, fds);
         }
         Ok(())
     }

@@ -7,14 +7,8 @@ use std::{
 
 use cml_integration::{Daemon, Groups, Output, Setup, eventually};
 
-fn create(daemon: &Daemon, name: &str, lines: &str) -> String {
-    daemon.create(&format!(
-        "name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\n{lines}"
-    ))
-}
-
 fn start(daemon: &Daemon, name: &str, lines: &str) -> (String, Output) {
-    let uuid = create(daemon, name, lines);
+    let uuid = daemon.create_with(name, "busybox", lines);
     let started = daemon.control().ok(&["start", name]);
     daemon.wait_for(name, "RUNNING");
     (uuid, started)
@@ -151,7 +145,7 @@ fn a_device_for_oneself_is_refused_to_others_with_the_holders_name() {
     start(&daemon, "holder", &format!("assign_dev: \"{ASSIGNED}\"\n"));
     assert!(opens(&daemon, "holder", "/dev/autofs"));
     let refused = |daemon: &Daemon, name: &str, rule: &str| {
-        create(daemon, name, &format!("assign_dev: \"{rule}\"\n"));
+        daemon.create_with(name, "busybox", &format!("assign_dev: \"{rule}\"\n"));
         let refused = daemon
             .control()
             .refused(&["start", name], "CONTAINER_START_EINTERNAL");
@@ -187,7 +181,7 @@ fn a_device_for_oneself_is_refused_to_others_with_the_holders_name() {
     daemon.wait_for("shares", "STOPPED");
     daemon.control().ok(&["start", "same"]);
     assert!(opens(&daemon, "same", "/dev/autofs"));
-    create(&daemon, "greedy", "assign_dev: \"c 1:*\"\n");
+    daemon.create_with("greedy", "busybox", "assign_dev: \"c 1:*\"\n");
     let refused = daemon
         .control()
         .refused(&["start", "greedy"], "CONTAINER_START_EINTERNAL");
@@ -200,7 +194,7 @@ fn a_device_for_oneself_is_refused_to_others_with_the_holders_name() {
 #[test]
 fn bad_rules_and_stopped_containers_get_a_clear_answer() {
     let daemon = Daemon::default();
-    create(&daemon, "web", "");
+    daemon.create_with("web", "busybox", "");
     let control = daemon.control();
     let refused = control.refused(&["dev_access", "web", SHARED, "r"], "CMD_FAILED");
     assert!(refused.err.contains("not running"), "{refused:?}");
@@ -323,7 +317,7 @@ fn sound_is_granted_and_taken_at_once_and_for_later() {
     control.ok(&["start", "web"]);
     assert!(!there(&daemon));
     // A container that does not run is granted it for its next start.
-    create(&daemon, "late", "");
+    daemon.create_with("late", "busybox", "");
     control.ok(&["allow_audio", "late"]);
     control.ok(&["start", "late"]);
     assert_eq!(sh(&daemon, "late", "[ -c /dev/snd/controlC0 ]").status, 0);

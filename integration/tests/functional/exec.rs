@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use cml_integration::{Daemon, eventually};
+use cml_integration::{Daemon, cycles, eventually};
 use cml_wire::proto::{
     ControllerToDaemon, controller_to_daemon::Command, daemon_to_controller::Code,
 };
@@ -425,7 +425,7 @@ fn a_terminal_that_nobody_reads_holds_its_command_back() {
     });
 }
 
-/// Sessions whose client goes without a word.
+/// Sessions whose client goes without a word: LIF-12 asks for 1,000 (`CML_CYCLES`), which take half a minute here.
 const ABORTED: usize = 200;
 
 #[test]
@@ -449,7 +449,7 @@ fn aborted_sessions_leave_no_descriptor_anywhere() {
     abort(0);
     daemon.answers("web");
     let before = all();
-    (0..ABORTED).for_each(abort);
+    (0..cycles(ABORTED)).for_each(abort);
     eventually("as many descriptors as before", || {
         let now = all();
         (now.0 <= before.0 && now.1 <= before.1).then_some(())

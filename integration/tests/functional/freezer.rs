@@ -1,17 +1,11 @@
 //! Freezing and thawing.
 
 use cml_integration::{Daemon, eventually};
-use cml_wire::proto::guest_os_config::InitMode;
 
 #[test]
 fn a_frozen_container_does_nothing_until_it_is_thawed() {
     let mut daemon = Daemon::default();
-    daemon.add_guest("busy", |guest| {
-        guest.init_path = Some("/bin/sh".into());
-        guest.init_param = vec!["-c".into(), "while :; do :; done".into()];
-        guest.set_init_mode(InitMode::InitExec);
-        guest.stop_signal = Some("KILL".into());
-    });
+    daemon.add_busy_guest();
     let uuid = daemon.running("busy", "busy");
     let control = daemon.control();
     let pid = daemon.init_pid(&uuid);
@@ -81,7 +75,7 @@ fn a_stopped_container_cannot_be_frozen() {
 #[test]
 fn setup_mode_comes_back_to_setup_mode_by_way_of_the_same_states() {
     let daemon = Daemon::default();
-    let uuid = daemon.create("name: \"web\"\nguest_os: \"busybox\"\ntoken_type: NONE\n");
+    let uuid = daemon.create_with("web", "busybox", "");
     let control = daemon.control();
     control.ok(&["start", "web", "--setup"]);
     daemon.wait_for("web", "SETUP");

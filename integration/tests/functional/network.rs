@@ -1,9 +1,9 @@
 //! Interfaces of containers, through the daemon. The host is a namespace of the test, and so is the world behind it.
 //! What the service does by itself is tested beside it (`services/network/tests`).
 
-use std::{collections::BTreeSet, env, fs, thread, time::Duration};
+use std::{collections::BTreeSet, fs, thread, time::Duration};
 
-use cml_integration::{Daemon, Network, Setup, eventually, kit::kit};
+use cml_integration::{Daemon, Network, Setup, cycles, eventually, kit::kit};
 use cml_wire::proto::{
     AssignInterfaceParams, ContainerConfig, ControllerToDaemon, controller_to_daemon::Command,
     daemon_to_controller::Response,
@@ -470,11 +470,6 @@ fn many_containers_that_start_at_once_get_different_subnets() {
         }
     });
     same(&daemon, &before);
-}
-
-/// `CML_CYCLES` makes it so many.
-fn cycles(few: usize) -> usize {
-    env::var("CML_CYCLES").map_or(few, |text| text.parse().unwrap())
 }
 
 #[test]

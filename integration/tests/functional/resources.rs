@@ -3,18 +3,11 @@
 use std::{fs, path::PathBuf};
 
 use cml_integration::{Daemon, Groups, Setup, eventually};
-use cml_wire::proto::guest_os_config::InitMode;
 use serde_json::Value;
 
 /// Lines of a container's configuration that limit everything.
 const LIMITED: &str =
     "ram_limit: 64\nswap_limit: 16\npids_limit: 40\ncpu_weight: 50\nassign_cpus: \"0\"\n";
-
-fn create(daemon: &Daemon, name: &str, lines: &str) -> String {
-    daemon.create(&format!(
-        "name: \"{name}\"\nguest_os: \"busybox\"\ntoken_type: NONE\n{lines}"
-    ))
-}
 
 /// Where the kernel says that a container's init is, in the hierarchy with this controller.
 fn group(daemon: &Daemon, uuid: &str, controller: &str) -> PathBuf {
@@ -46,7 +39,7 @@ fn value(group: &std::path::Path, files: &[&str]) -> String {
 }
 
 fn limits_are_kept(daemon: &mut Daemon) -> String {
-    let uuid = create(daemon, "web", LIMITED);
+    let uuid = daemon.create_with("web", "busybox", LIMITED);
     let started = daemon.control().ok(&["start", "web"]);
     assert!(!started.err.contains("warning"), "{started:?}");
     let check = |daemon: &Daemon| {
@@ -131,7 +124,7 @@ fn limits_are_kept_by_version_2_alone() {
 #[test]
 fn a_hog_of_memory_hurts_itself_alone() {
     let daemon = Daemon::default();
-    create(&daemon, "hog", "ram_limit: 32\n");
+    daemon.create_with("hog", "busybox", "ram_limit: 32\n");
     daemon.control().ok(&["start", "hog"]);
     daemon.running("other", "busybox");
     let script = "head -c 200m /dev/zero | tail -c 200m >/dev/null";
@@ -164,7 +157,7 @@ fn a_limit_that_this_machine_cannot_keep_is_an_error_that_names_it() {
         groups: Groups::OnlyV2,
         ..Setup::default()
     });
-    create(&daemon, "limited", "ram_limit: 64\n");
+    daemon.create_with("limited", "busybox", "ram_limit: 64\n");
     let refused = daemon
         .control()
         .refused(&["start", "limited"], "CONTAINER_START_EINTERNAL");
@@ -174,7 +167,7 @@ fn a_limit_that_this_machine_cannot_keep_is_an_error_that_names_it() {
     );
     assert_eq!(daemon.state("limited"), "STOPPED");
     // What nobody asked for is told, and no more.
-    create(&daemon, "web", "");
+    daemon.create_with("web", "busybox", "");
     let started = daemon.control().ok(&["start", "web"]);
     assert!(
         started
@@ -189,7 +182,7 @@ fn a_limit_that_this_machine_cannot_keep_is_an_error_that_names_it() {
 #[test]
 fn processors_that_do_not_exist_are_refused() {
     let daemon = Daemon::default();
-    create(&daemon, "web", "assign_cpus: \"0-4000\"\n");
+    daemon.create_with("web", "busybox", "assign_cpus: \"0-4000\"\n");
     let refused = daemon
         .control()
         .refused(&["start", "web"], "CONTAINER_START_EINTERNAL");
@@ -226,7 +219,7 @@ fn a_container_without_limits_gets_those_of_the_device() {
         ),
         ..plain
     });
-    let uuid = create(&daemon, "web", "");
+    let uuid = daemon.create_with("web", "busybox", "");
     daemon.control().ok(&["start", "web"]);
     assert_eq!(value(&group(&daemon, &uuid, "pids"), &["pids.max"]), "77");
     let memory = ["memory.max", "memory.limit_in_bytes"];
@@ -234,7 +227,7 @@ fn a_container_without_limits_gets_those_of_the_device() {
         value(&group(&daemon, &uuid, "memory"), &memory),
         (48 << 20).to_string()
     );
-    let uuid = create(&daemon, "free", "pids_limit: 0\n");
+    let uuid = daemon.create_with("free", "busybox", "pids_limit: 0\n");
     daemon.control().ok(&["start", "free"]);
     assert_eq!(value(&group(&daemon, &uuid, "pids"), &["pids.max"]), "max");
 }
@@ -242,15 +235,10 @@ fn a_container_without_limits_gets_those_of_the_device() {
 #[test]
 fn what_containers_use_is_shown_once_and_again_and_again() {
     let mut daemon = Daemon::default();
-    daemon.add_guest("busy", |guest| {
-        guest.init_path = Some("/bin/sh".into());
-        guest.init_param = vec!["-c".into(), "while :; do :; done".into()];
-        guest.set_init_mode(InitMode::InitExec);
-        guest.stop_signal = Some("KILL".into());
-    });
+    daemon.add_busy_guest();
     daemon.running("busy", "busy");
     daemon.running("idle", "busybox");
-    create(&daemon, "never", "");
+    daemon.create_with("never", "busybox", "");
     let control = daemon.control();
     let all = || -> Value {
         let output = control.ok(&["--format", "json", "stats"]);

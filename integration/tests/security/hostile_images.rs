@@ -3,35 +3,7 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
-use cml_integration::{Daemon, kit::kit};
-use sha2::{Digest, Sha256};
-
-/// Unpacks the busybox image, lets `change` at it, and installs the result as a guest of this name.
-fn install(daemon: &mut Daemon, name: &str, change: impl FnOnce(&Path)) {
-    let tree = daemon.path(&format!("{name}-tree"));
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    };
-    let text = |path: &Path| path.display().to_string();
-    let original = text(&kit().store.join("busybox-1/root.img"));
-    run(
-        "unsquashfs",
-        &["-no-progress", "-quiet", "-d", &text(&tree), &original],
-    );
-    change(&tree);
-    let image = daemon.path(&format!("{name}.img"));
-    let packed = [&text(&tree), &text(&image), "-quiet", "-no-progress"].map(ToOwned::to_owned);
-    run("mksquashfs", &packed.each_ref().map(String::as_str));
-    let bytes = fs::read(&image).unwrap();
-    let hash = Sha256::digest(&bytes);
-    daemon.add_guest(name, |guest| {
-        guest.mounts[0].image_size = Some(bytes.len() as u64);
-        let hex = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        guest.mounts[0].image_sha2_256 = Some(hex);
-    });
-    fs::rename(image, daemon.store().join(format!("{name}-1/root.img"))).unwrap();
-}
+use cml_integration::Daemon;
 
 fn replace(path: &Path, target: &str) {
     if path.is_dir() && !path.is_symlink() {
@@ -64,9 +36,7 @@ fn mount_points_that_are_links_lead_nowhere_outside() {
     ] {
         for victim in ["proc", "sys", "dev", "run"] {
             let guest = format!("{name}-{victim}");
-            install(&mut daemon, &guest, |tree| {
-                replace(&tree.join(victim), &link)
-            });
+            daemon.add_changed_guest(&guest, |tree| replace(&tree.join(victim), &link));
             try_to_start(&daemon, &guest);
         }
     }
@@ -76,7 +46,7 @@ fn mount_points_that_are_links_lead_nowhere_outside() {
 #[test]
 fn links_that_go_in_circles_are_an_error_and_not_a_hang() {
     let mut daemon = Daemon::default();
-    install(&mut daemon, "circle", |tree| {
+    daemon.add_changed_guest("circle", |tree| {
         replace(&tree.join("run"), "/sbin/init");
         replace(&tree.join("sbin/init"), "init");
     });
@@ -86,7 +56,7 @@ fn links_that_go_in_circles_are_an_error_and_not_a_hang() {
 #[test]
 fn a_device_node_in_the_image_means_nothing() {
     let mut daemon = Daemon::default();
-    install(&mut daemon, "node", |tree| {
+    daemon.add_changed_guest("node", |tree| {
         let node = tree.join("mnt/zero");
         let made = Command::new("mknod")
             .arg(&node)
@@ -102,13 +72,40 @@ fn a_device_node_in_the_image_means_nothing() {
 #[test]
 fn what_the_image_has_for_dev_null_is_not_used_for_masking() {
     let mut daemon = Daemon::default();
-    install(&mut daemon, "mask", |tree| {
+    daemon.add_changed_guest("mask", |tree| {
         replace(&tree.join("dev/null"), "/proc/sys/kernel/core_pattern");
     });
     assert!(try_to_start(&daemon, "mask"));
     for (file, bytes) in daemon.facts("mask")["masked"].as_object().unwrap() {
         assert_eq!(bytes, 0, "{file}");
     }
+}
+
+#[test]
+fn what_the_image_has_below_proc_is_not_taken_for_the_kernel() {
+    let mut daemon = Daemon::default();
+    let files = ["timens_offsets", "uid_map", "attr/exec", "ns/time"];
+    daemon.add_changed_guest("proc", |tree| {
+        for name in files {
+            let file = tree.join("proc/self").join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "of the image").unwrap();
+        }
+    });
+    assert!(try_to_start(&daemon, "proc"));
+    let run = |script: &str| {
+        let words = ["run", "-T", "proc", "sh", "-c", script];
+        daemon.control().ok(&words).out
+    };
+    let uptime: f64 = run("cut -d' ' -f1 /proc/uptime").trim().parse().unwrap();
+    let of_host = fs::read_to_string("/proc/uptime").unwrap();
+    let of_host: f64 = of_host.split(' ').next().unwrap().parse().unwrap();
+    assert!(uptime < of_host / 2.0, "its clock began with it: {uptime}");
+    let words = run(&format!(
+        "mount --bind / /mnt && cd /mnt/proc/self && cat {}",
+        files.join(" ")
+    ));
+    assert_eq!(words, "of the image".repeat(files.len()));
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod executables;
 mod hostile_images;
 mod inheritance;
 mod kernel_files;
+mod mounts;
+mod races;
 mod report;
 mod secrets;
 mod system_calls;

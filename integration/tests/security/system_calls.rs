@@ -1,12 +1,13 @@
 //! What a guest can ask of the kernel (SEC-12, SEC-13, runtime.md 2.6, docs/adr/0041-system-calls.md).
 
-use std::fs;
+use std::{fs, process::Command};
 
-use cml_integration::{Daemon, eventually};
+use cml_integration::{Daemon, Setup, eventually};
 use serde_json::{Value, json};
 
 const EPERM: i64 = -1;
 const ENOENT: i64 = -2;
+const ENOEXEC: i64 = -8;
 const EBADF: i64 = -9;
 const EFAULT: i64 = -14;
 const EEXIST: i64 = -17;
@@ -161,6 +162,46 @@ fn nodes_of_harmless_devices_are_made_and_work_and_others_are_not() {
 }
 
 #[test]
+fn a_node_can_be_made_of_what_the_device_rules_allow_also_after_they_changed() {
+    let mut daemon = Daemon::default();
+    // The kernel's log, and the control of loop devices: no guest has them by itself.
+    daemon.running_with("web", "busybox", "allow_dev: \"c 1:11 m\"\n");
+    daemon
+        .control()
+        .ok(&["run", "-T", "web", "mkdir", "/tmp/n"]);
+    let script = |daemon: &Daemon, script: &str| {
+        let words = ["run", "-T", "web", "sh", "-c", script];
+        daemon.control().run(&words)
+    };
+    let makes = |daemon: &Daemon, name: &str, device: &str| {
+        let made = script(daemon, &format!("mknod /tmp/n/{name} {device}"));
+        let refused = made.err.contains("not permitted");
+        assert_eq!(made.status != 0, refused, "{made:?}");
+        !refused
+    };
+    // Made, but not to be opened: each right by itself.
+    assert!(makes(&daemon, "log", "c 1 11"));
+    assert_ne!(script(&daemon, "exec 3</tmp/n/log").status, 0);
+    assert!(makes(&daemon, "random", "c 10 183"), "of the default list");
+    assert!(!makes(&daemon, "loop", "c 10 237"));
+    assert!(!makes(&daemon, "block", "b 1 11"), "of the other kind");
+    let control = daemon.control();
+    control.ok(&["dev_access", "web", "allow", "c 10:*", "rm"]);
+    assert!(makes(&daemon, "loop", "c 10 237"));
+    assert_eq!(script(&daemon, "exec 3</tmp/n/loop").status, 0);
+    control.ok(&["dev_access", "web", "deny", "c 10:237", "m"]);
+    assert!(!makes(&daemon, "again", "c 10 237"));
+    assert!(makes(&daemon, "other", "c 10 236"));
+    daemon.crash();
+    daemon.start();
+    assert!(!makes(&daemon, "again", "c 10 237"));
+    daemon
+        .control()
+        .ok(&["dev_access", "web", "deny", "c 1:*", "m"]);
+    assert!(!makes(&daemon, "null", "c 1 3"));
+}
+
+#[test]
 fn nodes_are_made_where_the_caller_stands() {
     let daemon = Daemon::default();
     daemon.running("web", "busybox");
@@ -306,6 +347,59 @@ fn modules_need_a_user_namespace_and_a_kernel_that_insists_on_signatures() {
     );
 }
 
+/// A machine that insists on signatures and has three modules, one of which needs another one. None of their files is one.
+fn with_modules() -> Daemon {
+    Daemon::new(Setup {
+        through: vec![
+            "unshare",
+            "-m",
+            "sh",
+            "-ec",
+            "mount -t tmpfs none /sys/module; mkdir -p /sys/module/module/parameters; \
+             echo Y >/sys/module/module/parameters/sig_enforce; \
+             mount -t tmpfs none /mnt; mkdir /mnt/up /mnt/work; \
+             mount -t overlay -o lowerdir=/lib,upperdir=/mnt/up,workdir=/mnt/work none /lib; \
+             at=/lib/modules/$(uname -r); mkdir -p $at; cd $at; \
+             for name in wanted needed other; do echo bogus >$name.ko; done; \
+             printf 'wanted.ko: needed.ko\\nneeded.ko:\\nother.ko:\\ngone.ko:\\n' >modules.dep; \
+             cd /; exec \"$@\"",
+            "sh",
+        ],
+        ..Setup::default()
+    })
+}
+
+#[test]
+fn a_module_that_is_allowed_gets_as_far_as_the_kernel_and_no_other_does() {
+    let daemon = with_modules();
+    // The kernel shows a user namespace no sysfs of which something is covered.
+    daemon.running_with("no", "busybox", "netns: false\n");
+    let allowed = "netns: false\nallow_module: \"wanted\"\nallow_module: \"gone\"\n";
+    daemon.running_with("yes", "busybox", allowed);
+    let names = ["wanted", "needed", "other", "gone", "invented"];
+    let load = |container: &str, options: &[&str]| {
+        let make = format!(
+            "cd /tmp && for name in {}; do echo evil >$name.ko; done",
+            names.join(" ")
+        );
+        daemon
+            .control()
+            .ok(&["run", "-T", container, "sh", "-c", &make]);
+        let files = names.map(|name| format!("/tmp/{name}.ko"));
+        let words = format!("modules {}", files.join(" "));
+        let report = daemon.hostile(container, options, &words);
+        files.map(|file| number(&report, &file))
+    };
+    assert_eq!(load("no", &[]), [EPERM; 5]);
+    assert_eq!(load("yes", &["-u", "1234"]), [EPERM; 5]);
+    let [wanted, needed, other, gone, invented] = load("yes", &[]);
+    // The host's file is no module, and this kernel may have none at all.
+    for verdict in [wanted, needed] {
+        assert!([ENOEXEC, ENOSYS].contains(&verdict), "{verdict}");
+    }
+    assert_eq!((other, gone, invented), (EPERM, ENOENT, EPERM));
+}
+
 #[test]
 fn calls_are_done_for_the_guest_of_a_daemon_that_was_started_again() {
     let mut daemon = Daemon::default();
@@ -349,6 +443,51 @@ fn calls_are_done_for_the_guest_of_a_daemon_that_was_started_again() {
         status.is_empty() || status.contains("State:\tZ"),
         "{status}"
     );
+}
+
+#[test]
+fn calls_that_nobody_does_any_more_fail_at_once() {
+    let daemon = Daemon::default();
+    let uuid = daemon.running("web", "busybox");
+    assert_eq!(number(&daemon.hostile("web", &[], "sysinfo"), "sysinfo"), 0);
+    let emulator = daemon.record(&uuid)["running"]["emulator"]["pid"].clone();
+    let signal = |name: &str| {
+        let sent = Command::new("kill")
+            .args([name, &emulator.to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    // Several that are worked for, and then one that is not even looked at.
+    let script = "mkdir /tmp/n /tmp/ended; for i in $(seq 12); do \
+                  (while mknod /tmp/n/$i c 1 3; do umount /tmp/n/$i; rm /tmp/n/$i; done; touch /tmp/ended/$i) & \
+                  done >/dev/null 2>&1; sleep 0.5";
+    let run = |script: &str| {
+        let words = ["run", "-T", "web", "sh", "-c", script];
+        daemon.control().run(&words)
+    };
+    assert_eq!(run(&format!("setsid sh -c '{script}'")).status, 0);
+    signal("-STOP");
+    let waits = "setsid sh -c 'mknod /tmp/waits c 1 3; touch /tmp/ended/waits' >/dev/null 2>&1 & sleep 0.5; \
+                 test -e /tmp/ended/waits";
+    assert_ne!(run(waits).status, 0, "somebody has done it");
+    signal("-KILL");
+    eventually("the end of all that waited", || {
+        (run("ls /tmp/ended | wc -l").out.trim() == "13").then_some(())
+    });
+    daemon.wait_for_log("the process that does its system calls has ended");
+    let report = daemon.hostile("web", &[], "sysinfo");
+    all(&report, &["sysinfo", "no pointer"], ENOSYS);
+    let made = run("mknod /tmp/null c 1 3");
+    assert!(made.err.contains("not implemented"), "{made:?}");
+    // Everything else goes on, and the next start brings another one.
+    daemon
+        .control()
+        .ok(&["dev_access", "web", "allow", "c 1:11", "m"]);
+    daemon.control().ok(&["stop", "web"]);
+    daemon.wait_for("web", "STOPPED");
+    daemon.control().ok(&["start", "web"]);
+    let report = daemon.hostile("web", &[], "sysinfo");
+    assert_eq!(number(&report, "sysinfo"), 0);
 }
 
 #[test]

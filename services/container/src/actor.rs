@@ -4,6 +4,7 @@
 //! (`record.rs`), not in it. A start therefore always begins with adopting what the record says.
 
 mod devices;
+mod plug;
 mod requests;
 
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -278,7 +279,24 @@ impl One {
         if let Some(socket) = live.service.take() {
             self.serve_guest(socket, context);
         }
+        if let Some(emulator) = live.emulator.clone() {
+            let lost = ending::lost(emulator, live.pidfd.clone()).into_actor(self);
+            context.spawn(lost.map(Self::emulator_lost));
+        }
         self.live = Some(live);
+    }
+
+    /// Nothing hangs: what nobody does any more does not exist for the guest (docs/adr/0041-system-calls.md).
+    fn emulator_lost(reason: Option<String>, one: &mut Self, _: &mut Context<Self>) {
+        let Some(reason) = reason else { return };
+        if let Some(live) = &mut one.live {
+            live.emulator = None;
+        }
+        tracing::error!(
+            container = %one.id, reason,
+            "the process that does its system calls has ended; until it is started again mknod, sysinfo and \
+             the others answer ENOSYS",
+        );
     }
 
     fn serve_guest(&mut self, socket: OwnedFd, context: &mut Context<Self>) {

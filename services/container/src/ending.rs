@@ -4,6 +4,7 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use cml_bus::blocking::Pool;
 use cml_sys::{
+    emulator::Emulator,
     pidfd::{self, Ended},
     plan::ChosenInit,
     proc,
@@ -11,7 +12,7 @@ use cml_sys::{
     signal,
 };
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a guest may take to shut down before it is killed (runtime.md 0.5).
 pub const STOP_LIMIT: Duration = Duration::from_secs(45);
@@ -38,6 +39,25 @@ pub async fn ask(init: ChosenInit, pid: i32, process: Arc<OwnedFd>, told: bool) 
     }
     // Fails when the guest has gone meanwhile.
     let _ = pidfd::signal(&*process, init.stop_signal);
+}
+
+/// Waits until the process that does a guest's system calls has ended, and tells why, unless it was because the
+/// guest has ended.
+pub async fn lost(emulator: Arc<Emulator>, init: Arc<OwnedFd>) -> Option<String> {
+    // Without a descriptor for the event loop nobody learns of it; the guest is none the worse for that.
+    let ready = watch_readable(emulator.process()).ok()?;
+    let _ = ready.readable().await;
+    drop(ready);
+    let init = watch_readable(&*init).ok()?;
+    // The kernel lets go of the calls of a process that ends before it tells of its end.
+    match timeout(COLLECTED, init.readable()).await {
+        Ok(_) => None,
+        Err(_) => {
+            emulator.end();
+            let reason = emulator.last_words();
+            Some(reason.unwrap_or_else(|| "it was killed".to_owned()))
+        }
+    }
 }
 
 /// Waits until the process with this number and start time has ended, and tells how.

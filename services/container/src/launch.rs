@@ -17,6 +17,7 @@ use cml_bus::{
     secret::Key,
 };
 use cml_sys::{
+    cgroup::Group,
     device::node::Dev,
     emulator::Emulator,
     exec, file,
@@ -404,19 +405,19 @@ fn attempt(
         .collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = opened.iter().map(Opened::tree).collect();
     let mut prepared = host::prepare(&env.program, &planned.launch, &dev, &trees, &group)?;
-    network::connect(env, id, container.config, &prepared).inspect_err(|_| prepared.put_away())?;
     // Its init may make such a call at once.
     let emulator = prepared.calls.take().map(|calls| {
-        let plan = plan::emulator(container.config, &group);
+        let plan = plan::emulator(container.config, &held.rules, &group);
         Emulator::start(&env.program, &plan, &calls)
     });
-    let emulator = emulator.transpose()?.map(Arc::new);
-    prepared.go().inspect_err(|_| {
-        // The guest is gone, and so nothing is left to be done for it.
-        if let Some(emulator) = &emulator {
-            emulator.end();
-        }
-    })?;
+    let emulator = emulator.transpose();
+    let emulator = emulator.inspect_err(|_| prepared.put_away())?.map(Arc::new);
+    let begun = network::connect(env, id, container.config, &prepared)
+        .map_err(Failed::from)
+        .and_then(|()| Ok(prepared.go()?))
+        // Last, as it gets ready while the others are at work.
+        .and_then(|()| Ok(emulator.as_deref().map_or(Ok(()), Emulator::ready)?));
+    begun.inspect_err(|_| end_guest(&group, &prepared.pidfd, emulator.as_deref()))?;
     let images = opened.into_iter().filter_map(Opened::image).collect();
     let control = prepared.control.take();
     let mut running = Running::new(&prepared, facts);
@@ -434,14 +435,19 @@ fn attempt(
         warnings,
     };
     // A guest that the next daemon would not find must not run.
-    live.note(env, id).inspect_err(|_| {
-        let _ = group.kill();
-        let _ = pidfd::wait(&*live.pidfd, KILL_PATIENCE);
-        if let Some(emulator) = &live.emulator {
-            emulator.end();
-        }
-    })?;
+    live.note(env, id)
+        .inspect_err(|_| end_guest(&group, &live.pidfd, live.emulator.as_deref()))?;
     Ok(live)
+}
+
+/// Ends what has been begun.
+fn end_guest(group: &Group, init: &OwnedFd, emulator: Option<&Emulator>) {
+    let _ = group.kill();
+    let _ = pidfd::wait(init, KILL_PATIENCE);
+    // With the last process of the container nothing is left to be done for it.
+    if let Some(emulator) = emulator {
+        emulator.end();
+    }
 }
 
 /// Tells the audit log of the encrypted volumes of a launch.
@@ -597,8 +603,14 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
     let service = service
         .inspect_err(|error| tracing::warn!(container = %id, %error, "the guest cannot report"))
         .ok();
-    let emulator = running.emulator.map(Emulator::find).transpose();
+    let emulator = running.emulator.map(|identity| {
+        let emulator = Emulator::find(identity)?;
+        // The daemon may have died between a change and telling it.
+        emulator.allow(&running.devices.rules)?;
+        Ok::<_, cml_sys::Error>(emulator)
+    });
     let emulator = emulator
+        .transpose()
         .inspect_err(
             |error| tracing::warn!(container = %id, %error, "nobody does its system calls"),
         )

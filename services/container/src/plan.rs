@@ -9,7 +9,8 @@ use std::{
 use cml_bus::api::guestos::{ImageLease, Resolved, ResolvedMount};
 use cml_sys::{
     cgroup::Group,
-    emulator::{Device, EmulatorPlan},
+    device::Rules,
+    emulator::EmulatorPlan,
     idmap::IdRange,
     plan::{
         BootReport, Confinement, EnterPlan, Fifo, InitMode, InitPlan, LaunchPlan, MASKED, Mount,
@@ -173,36 +174,15 @@ fn confinement(
 }
 
 /// What may be done for a container whose processes are in this group.
-pub fn emulator(config: &ContainerConfig, group: &Group) -> EmulatorPlan {
+pub fn emulator(config: &ContainerConfig, devices: &Rules, group: &Group) -> EmulatorPlan {
     EmulatorPlan {
-        devices: NODES.to_vec(),
+        devices: devices.clone(),
         modules: config.allow_module.clone(),
         set_time: config.allow_system_time(),
+        news: config.userns() && config.netns(),
         groups: group.paths().cloned().collect(),
     }
 }
-
-const fn character(major: u32, minor: u32) -> Device {
-    Device {
-        block: false,
-        major,
-        minor,
-    }
-}
-
-/// Nodes that every guest may make: those of the default list (runtime.md 2.8) that act on the guest alone: null,
-/// zero, full, random, urandom, tty, ptmx, tun, fuse.
-const NODES: &[Device] = &[
-    character(1, 3),
-    character(1, 5),
-    character(1, 7),
-    character(1, 8),
-    character(1, 9),
-    character(5, 0),
-    character(5, 2),
-    character(10, 200),
-    character(10, 229),
-];
 
 fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()

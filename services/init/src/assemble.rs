@@ -70,6 +70,29 @@ impl Stage {
         mount::create("overlay", &options, OVERLAY)
     }
 
+    /// An overlay of a tree that takes changed owners and leaves content where it is. Outside of user namespaces
+    /// alone.
+    pub(crate) fn owners_overlay(&self, tree: OwnedFd) -> Result<OwnedFd> {
+        for name in ["tree", "owners"] {
+            self.directory(name)?;
+        }
+        mount::attach(tree, self.open("tree")?)?;
+        mount::attach(tmpfs("")?, self.open("owners")?)?;
+        for name in ["owners/upper", "owners/work"] {
+            self.directory(name)?;
+        }
+        let options = [
+            ("lowerdir", self.path("tree")),
+            ("upperdir", self.path("owners/upper")),
+            ("workdir", self.path("owners/work")),
+            ("metacopy", "on".to_owned()),
+        ];
+        let options = options
+            .each_ref()
+            .map(|(key, value)| (*key, value.as_str()));
+        mount::create("overlay", &options, OVERLAY)
+    }
+
     /// Mounts what the guest OS asks for, in order, and returns the finished root.
     pub(crate) fn guest_mounts(
         &self,

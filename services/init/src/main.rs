@@ -12,6 +12,7 @@ mod guest;
 mod isolate;
 mod kernelfs;
 mod resolver;
+mod shift;
 mod socket;
 mod supervise;
 mod toolbox;
@@ -72,6 +73,9 @@ fn obey(channel: &Channel) -> Result<(), Failure> {
             user_namespace,
         } => enter::bind_socket(channel, fds, &path, user_namespace),
         ToInit::Emulate => emulate::run(channel, fds),
-        ToInit::Go | ToInit::Serve => Err("no order before it").stage("receive the order"),
+        ToInit::Shift { ids } => shift::run(channel, fds, ids),
+        ToInit::Go | ToInit::Serve | ToInit::Allow | ToInit::Cry { .. } => {
+            Err("no order before it").stage("receive the order")
+        }
     }
 }

@@ -51,6 +51,23 @@ impl Channel {
     /// # Errors
     /// The peer is gone, or what the kernel said.
     pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_with(message, fds, SendFlags::NOSIGNAL)
+    }
+
+    /// As [`Channel::send`], but fails where that would wait for the peer to listen.
+    ///
+    /// # Errors
+    /// `WouldBlock`, the peer is gone, or what the kernel said.
+    pub fn offer<M: Serialize>(&self, message: &M) -> Result<()> {
+        self.send_with(message, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    }
+
+    fn send_with<M: Serialize>(
+        &self,
+        message: &M,
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> Result<()> {
         let bytes = serde_json::to_vec(message).context("encode", "message")?;
         let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(fds).size()];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -61,13 +78,8 @@ impl Channel {
                 "too many file descriptors",
             ));
         }
-        sendmsg(
-            &self.0,
-            &[io::IoSlice::new(&bytes)],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        )
-        .context("send to", "the other side")?;
+        sendmsg(&self.0, &[io::IoSlice::new(&bytes)], &mut ancillary, flags)
+            .context("send to", "the other side")?;
         Ok(())
     }
 

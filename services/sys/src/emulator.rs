@@ -4,7 +4,7 @@
 //! waiting, and a daemon that is started again finds it at work.
 
 use std::{
-    os::fd::{AsFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     path::PathBuf,
     time::Duration,
 };
@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     channel::Channel,
-    error::{Context, Result},
+    device::Rules,
+    error::{Context, Error, Result},
     host::Calls,
     pidfd,
-    plan::{self, ToInit},
+    plan::{self, FromInit, ToInit},
     proc,
     spawn::spawn,
 };
@@ -25,32 +26,26 @@ use crate::{
 /// What may be done for the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmulatorPlan {
-    /// Device nodes that it may make.
-    pub devices: Vec<Device>,
+    /// What it may do with which device: who may make one's node.
+    pub devices: Rules,
     /// Kernel modules that it may load, without what they need.
     pub modules: Vec<String>,
     /// It may set the clock of the machine.
     pub set_time: bool,
+    /// The kernel tells it nothing of devices, which it does only where the network belongs to the first user
+    /// namespace: news that matter to it are passed on.
+    pub news: bool,
     /// Directories of its control groups, for what it is told of the machine.
     pub groups: Vec<PathBuf>,
-}
-
-/// A device by its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// It is a block device.
-    pub block: bool,
-    /// Its driver.
-    pub major: u32,
-    /// Which of the driver's devices.
-    pub minor: u32,
 }
 
 /// The descriptor under which the process keeps the daemon's end of its channel, for the next daemon.
 /// Far above what a process opens in its first moments.
 pub const PORT_FD: RawFd = 100;
 
-/// How long the process may take to end when its container has.
+/// How long the process may take to begin: milliseconds, a minute is for a machine that swaps.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to end when its container has.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is written down about the process.
@@ -72,7 +67,8 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Starts the process for a container. Nobody waits for it: calls that come before it is ready wait.
+    /// Starts the process for a container. Calls that come before it is ready wait; whether it gets there,
+    /// [`Emulator::ready`] tells.
     ///
     /// # Errors
     /// The kernel refused.
@@ -91,6 +87,7 @@ impl Emulator {
             plan.as_fd(),
             calls.listener.as_fd(),
             calls.user_namespace.as_fd(),
+            calls.network.as_fd(),
             emulator.port.as_fd(),
         ];
         let told = rustix::net::send(&emulator.port, &[1], rustix::net::SendFlags::NOSIGNAL)
@@ -102,6 +99,36 @@ impl Emulator {
                 emulator.end();
                 Err(error)
             }
+        }
+    }
+
+    /// Waits until it is at work.
+    ///
+    /// # Errors
+    /// What kept it from it.
+    pub fn ready(&self) -> Result<()> {
+        match self.port.receive(Some(BEGIN_PATIENCE)) {
+            Ok((FromInit::Serving, _)) => Ok(()),
+            Ok((FromInit::Failed { stage, reason }, _)) => Err(Error::failed(stage, &reason)),
+            Ok((other, _)) => Err(Error::invalid(
+                "start emulator",
+                format_args!("{other:?}"),
+                "unexpected answer",
+            )),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Readable when it has ended.
+    pub fn process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    /// Why it ended, if it knew.
+    pub fn last_words(&self) -> Option<String> {
+        match self.port.receive(Some(Duration::ZERO)) {
+            Ok((FromInit::Failed { stage, reason }, _)) => Some(format!("{stage}: {reason}")),
+            _ => None,
         }
     }
 
@@ -128,11 +155,64 @@ impl Emulator {
         self.port.send(&ToInit::Serve, &[listener.as_fd()])
     }
 
+    /// Tells it what has become of the container's devices.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn allow(&self, devices: &Rules) -> Result<()> {
+        let rules = plan::seal(devices)?;
+        self.port.send(&ToInit::Allow, &[rules.as_fd()])
+    }
+
+    /// Has it pass on news of a device. News that come too fast for it are lost, as they are for any listener.
+    ///
+    /// # Errors
+    /// It is gone, or busy.
+    pub fn cry(&self, text: &str) -> Result<()> {
+        self.port.offer(&ToInit::Cry {
+            text: text.to_owned(),
+        })
+    }
+
     /// Collects it when its container is gone, which ends it.
     pub fn end(&self) {
         if pidfd::wait(&self.process, PATIENCE).is_err() {
             let _ = pidfd::signal(&self.process, libc::SIGKILL);
             let _ = pidfd::wait(&self.process, PATIENCE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_does_not_get_to_work_is_no_emulator() {
+        let plan = EmulatorPlan {
+            devices: Rules::default(),
+            modules: Vec::new(),
+            set_time: false,
+            news: false,
+            groups: Vec::new(),
+        };
+        let file = |path| File::open(path).unwrap().into();
+        let calls = Calls {
+            listener: file("/dev/null"),
+            user_namespace: file("/proc/self/ns/user"),
+            network: file("/proc/self/ns/net"),
+        };
+        // Neither of them says anything.
+        for program in ["/bin/true", "/bin/false"] {
+            let emulator = Emulator::start(&file(program), &plan, &calls);
+            // It may be gone before it was told anything.
+            let Ok(emulator) = emulator else { continue };
+            assert!(emulator.ready().is_err());
+            assert_eq!(emulator.last_words(), None);
+            emulator.end();
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct Calls {
     pub listener: OwnedFd,
     /// The user namespace of the container.
     pub user_namespace: OwnedFd,
+    /// Its network namespace.
+    pub network: OwnedFd,
 }
 
 /// Brings a container to the point where its init is about to run. On an error nothing is left of the
@@ -87,7 +89,7 @@ pub fn prepare(
         net: plan.own_network,
     };
     let spawned = spawn(program, c"cml-init", Some(namespaces), unified.as_ref())?;
-    match hand_over(&spawned, plan, dev, trees, group) {
+    match hand_over(program, &spawned, plan, dev, trees, group) {
         Ok(put_together) => Ok(Prepared {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
@@ -137,6 +139,7 @@ impl Sockets {
 }
 
 fn hand_over(
+    program: &OwnedFd,
     spawned: &Spawned,
     launch: &LaunchPlan,
     dev: &Dev,
@@ -146,11 +149,16 @@ fn hand_over(
     let start_time = crate::proc::start_time(spawned.pid)?;
     group.add_to_v1(spawned.pid)?;
     launch.ids.map_or(Ok(()), |ids| map_ids(spawned.pid, ids))?;
-    let user_namespace = user_namespace(spawned.pid)?;
-    let userns = launch.ids.and(Some(&user_namespace));
+    let user_namespace = namespace(spawned.pid, "user")?;
+    let network = namespace(spawned.pid, "net")?;
+    let owners = launch.ids.map(|ids| Owners {
+        program,
+        ids,
+        user_namespace: user_namespace.as_fd(),
+    });
     let trees: Vec<OwnedFd> = trees
         .iter()
-        .map(|tree| copy_for_guest(tree, userns))
+        .map(|tree| copy_for_guest(tree, owners))
         .collect::<Result<_>>()?;
     let text = plan::seal(launch)?;
     spawned.release()?;
@@ -170,6 +178,7 @@ fn hand_over(
                 calls: listener.map(|listener| Calls {
                     listener,
                     user_namespace,
+                    network,
                 }),
             })
         }
@@ -190,12 +199,20 @@ fn map_ids(pid: i32, ids: IdRange) -> Result<()> {
     Ok(())
 }
 
-fn user_namespace(pid: i32) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/ns/user");
+fn namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{kind}");
     Ok(File::open(&path).context("open", path)?.into())
 }
 
-fn copy_for_guest(tree: &Tree<'_>, userns: Option<&OwnedFd>) -> Result<OwnedFd> {
+/// Whom the files of a tree are to belong to.
+#[derive(Debug, Clone, Copy)]
+struct Owners<'a> {
+    program: &'a OwnedFd,
+    ids: IdRange,
+    user_namespace: BorrowedFd<'a>,
+}
+
+fn copy_for_guest(tree: &Tree<'_>, owners: Option<Owners<'_>>) -> Result<OwnedFd> {
     let copy = mount::copy_tree(tree.source)?;
     let restrict = Restrict {
         read_only: tree.read_only,
@@ -203,22 +220,59 @@ fn copy_for_guest(tree: &Tree<'_>, userns: Option<&OwnedFd>) -> Result<OwnedFd> 
         no_dev: true,
         ..Restrict::default()
     };
-    let userns = userns.filter(|_| !tree.unmapped);
-    let mapped = mount::set_attributes(&copy, restrict, userns.map(AsFd::as_fd));
-    let refusal = match mapped {
-        Err(error) if userns.is_some() && cannot_map(&error) => error,
-        other => return other.map(|()| copy),
+    let Some(owners) = owners.filter(|_| !tree.unmapped) else {
+        return mount::set_attributes(&copy, restrict, None).map(|()| copy);
     };
-    // Who may only read a file needs no owner that it knows; everybody may read it or not.
-    let stat = rustix::fs::fstat(tree.source).context("inspect", "file")?;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if tree.read_only && is_file && stat.st_mode & 0o004 != 0 {
-        mount::set_attributes(&copy, restrict, None)?;
-        return Ok(copy);
+    match mount::set_attributes(&copy, restrict, Some(owners.user_namespace)) {
+        Err(error) if cannot_map(&error) => otherwise(tree, copy, restrict, owners, &error),
+        other => other.map(|()| copy),
     }
-    let advice = "this kernel cannot give the files of such a file system other owners: use squashfs, erofs or \
-                  ext4 and Linux 6.2 or newer, or `userns: false`";
+}
+
+/// What is done about a tree whose file system the kernel cannot show with other owners
+/// (docs/adr/0070-owners.md).
+fn otherwise(
+    tree: &Tree<'_>,
+    copy: OwnedFd,
+    restrict: Restrict,
+    owners: Owners<'_>,
+    refusal: &Error,
+) -> Result<OwnedFd> {
+    let stat = rustix::fs::fstat(tree.source).context("inspect", "file")?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if tree.read_only && kind == FileType::Directory {
+        let shifted = shift(owners.program, &copy, owners.ids)?;
+        return mount::set_attributes(&shifted, restrict, None).map(|()| shifted);
+    }
+    // Who may only read a file needs no owner that it knows; everybody may read it or not.
+    if tree.read_only && kind == FileType::RegularFile && stat.st_mode & 0o004 != 0 {
+        return mount::set_attributes(&copy, restrict, None).map(|()| copy);
+    }
+    let advice = "this kernel cannot give the files of such a file system other owners, and what is written to \
+                  cannot be shown with others: keep it on ext4, xfs or btrfs, or use `userns: false`";
     Err(explained(refusal.errno().unwrap_or(libc::EINVAL), advice)).context(refusal.action, "image")
+}
+
+/// How long it may take to go through all files of an image.
+const SHIFT_PATIENCE: Duration = Duration::from_secs(120);
+
+/// The same tree with other owners, in an overlay that only the container holds.
+fn shift(program: &OwnedFd, tree: &OwnedFd, ids: IdRange) -> Result<OwnedFd> {
+    let helper = spawn(program, c"cml-shift", None, None)?;
+    let answer = helper
+        .release()
+        .and_then(|()| helper.channel.send(&ToInit::Shift { ids }, &[tree.as_fd()]))
+        .and_then(|()| helper.channel.receive::<FromInit>(Some(SHIFT_PATIENCE)));
+    put_away(&helper.pidfd);
+    match answer? {
+        (FromInit::Shifted, mut fds) if fds.len() == 1 => Ok(fds.remove(0)),
+        (FromInit::Failed { stage, reason }, _) => Err(Error::failed(stage, &reason)),
+        (other, _) => Err(Error::invalid(
+            "change owners",
+            format_args!("{other:?}"),
+            "unexpected answer",
+        )),
+    }
 }
 
 /// The kernel's answers about file systems that it cannot show with other owners.
@@ -295,7 +349,12 @@ mod tests {
         let program = File::open("/bin/true").unwrap().into();
         let spawned = spawn(&program, c"holder", Some(namespaces), None).unwrap();
         map_ids(spawned.pid, IdRange::of_slot(0).unwrap()).unwrap();
-        let userns = user_namespace(spawned.pid).unwrap();
+        let userns = namespace(spawned.pid, "user").unwrap();
+        let owners = Owners {
+            program: &program,
+            ids: IdRange::of_slot(0).unwrap(),
+            user_namespace: userns.as_fd(),
+        };
         let copy = |name: &str, read_only| {
             let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
             let open = rustix::fs::openat(&overlay, name, flags, rustix::fs::Mode::empty());
@@ -306,11 +365,11 @@ mod tests {
                 no_suid: true,
                 unmapped: false,
             };
-            copy_for_guest(&tree, Some(&userns))
+            copy_for_guest(&tree, Some(owners))
         };
         assert!(copy("file", true).is_ok());
-        for (name, read_only) in [("file", false), (".", true)] {
-            let refused = copy(name, read_only).unwrap_err().to_string();
+        for name in ["file", "."] {
+            let refused = copy(name, false).unwrap_err().to_string();
             assert!(refused.contains("userns: false"), "{refused}");
         }
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();

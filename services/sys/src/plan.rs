@@ -222,11 +222,23 @@ pub enum ToInit {
         /// The container has a user namespace.
         user_namespace: bool,
     },
+    /// Give a tree the owners of a container, without changing it. Descriptor: the tree.
+    Shift {
+        /// The container's ids.
+        ids: IdRange,
+    },
     /// Do system calls for a container. Descriptors: the [`crate::emulator::EmulatorPlan`], the listener of its
-    /// init, its user namespace, the daemon's end of this channel.
+    /// init, its user and its network namespace, the daemon's end of this channel.
     Emulate,
     /// Do those of a command in it as well. Descriptor: the listener.
     Serve,
+    /// Its devices have changed. Descriptor: the [`crate::device::Rules`].
+    Allow,
+    /// Tell it news of a device.
+    Cry {
+        /// The kernel's words, as in [`crate::uevent::Uevent::text`].
+        text: String,
+    },
 }
 
 /// What `cml-init` says.
@@ -252,6 +264,10 @@ pub enum FromInit {
         /// As a shell shows it.
         status: i32,
     },
+    /// System calls are done for the container from now on.
+    Serving,
+    /// The tree has its owners. Descriptor: what shows it so.
+    Shifted,
     /// The socket is bound. Descriptor: the listening socket.
     Bound,
     /// There is no such command; the process ends now.

@@ -10,8 +10,8 @@ use std::{
 use rustix::{
     io::Errno,
     net::{
-        AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recvfrom, socket_with,
-        sockopt,
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recvfrom,
+        sendto, socket_with, sockopt,
     },
 };
 
@@ -27,6 +27,8 @@ pub enum Action {
     Add,
     /// It is gone.
     Remove,
+    /// Something else, such as `change` or `bind`.
+    Other,
 }
 
 /// News of a device that has a node.
@@ -44,6 +46,8 @@ pub struct Uevent {
     pub device: Device,
     /// The name of the node below `/dev`.
     pub node: PathBuf,
+    /// The kernel's own words, less the number that it gives to every message.
+    pub text: String,
 }
 
 /// What a look at the socket brought.
@@ -111,8 +115,11 @@ fn parse(message: &[u8]) -> Option<Uevent> {
     let action = match action {
         "add" => Action::Add,
         "remove" => Action::Remove,
-        _ => return None,
+        _ => Action::Other,
     };
+    let text = std::str::from_utf8(message).ok()?;
+    let text = text.split_inclusive('\0');
+    let text = text.filter(|part| !part.starts_with("SEQNUM=")).collect();
     let fields: Vec<_> = parts
         .filter_map(|part| std::str::from_utf8(part).ok()?.split_once('='))
         .collect();
@@ -136,7 +143,49 @@ fn parse(message: &[u8]) -> Option<Uevent> {
         },
         node: field("DEVNAME")?.into(),
         subsystem,
+        text,
     })
+}
+
+/// The kernel's side of the news in a network namespace: what is said here, all who listen there hear from the kernel.
+#[derive(Debug)]
+pub struct Crier(OwnedFd);
+
+// linux/netlink.h: the first number that is no message of netlink itself, and NLM_F_REQUEST.
+const ANY_TYPE: u16 = 0x10;
+const REQUEST: u16 = 1;
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+impl Crier {
+    /// Of the network namespace that this thread is in.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn new() -> Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let kind = Some(netlink::KOBJECT_UEVENT);
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, kind);
+        socket.map(Self).context("open", "uevent socket")
+    }
+
+    /// Passes news on. It takes SYS_ADMIN over the namespace; the kernel adds a number of its own.
+    ///
+    /// # Errors
+    /// What the kernel said. Whether anybody hears it is not known.
+    pub fn cry(&self, text: &str) -> Result<()> {
+        let length = u32::try_from(HEADER + text.len()).unwrap_or(u32::MAX);
+        let mut message = Vec::with_capacity(HEADER + text.len());
+        message.extend(length.to_ne_bytes());
+        message.extend(ANY_TYPE.to_ne_bytes());
+        message.extend(REQUEST.to_ne_bytes());
+        // Number of the message and of its sender, which nobody asks for.
+        message.extend([0; 8]);
+        message.extend(text.as_bytes());
+        let kernel = netlink::SocketAddrNetlink::new(0, 0);
+        let sent = sendto(&self.0, &message, SendFlags::empty(), &kernel);
+        sent.map(|_| ()).context("pass on", "news of a device")
+    }
 }
 
 #[cfg(test)]
@@ -158,8 +207,12 @@ mod tests {
         assert_eq!(event.device.to_string(), "c 189:1");
         assert_eq!(event.node, Path::new("bus/usb/001/002"));
         assert_eq!(event.devtype.as_deref(), Some("usb_device"));
+        assert!(event.text.starts_with("add@/") && event.text.ends_with("usb_device\0"));
+        assert!(!event.text.contains("SEQNUM"), "the kernel counts anew");
         let disk = b"remove@/devices/vda\0SUBSYSTEM=block\0MAJOR=254\0MINOR=0\0DEVNAME=vda\0";
         assert_eq!(parse(disk).unwrap().device.to_string(), "b 254:0");
+        let eject = b"change@/devices/vda\0SUBSYSTEM=block\0MAJOR=254\0MINOR=0\0DEVNAME=vda\0";
+        assert_eq!(parse(eject).unwrap().action, Action::Other);
         assert_eq!(
             parse(b"add@/devices/x\0SUBSYSTEM=net\0INTERFACE=eth0\0"),
             None

@@ -1,6 +1,4 @@
-//! Devices that a running container gets or loses: by command, or because they are plugged in or out.
-
-use std::{path::PathBuf, sync::Arc};
+//! Changes of the devices of a running container, and the commands for them.
 
 use cml_bus::{
     actor::{ActorFutureExt, Context, Handler, ResponseActFuture, WrapFuture, fut},
@@ -8,27 +6,18 @@ use cml_bus::{
     audit::Did,
     error::BusError,
 };
-use cml_sys::{
-    device::{
-        Access, Device, Rule, Verdict,
-        node::{Dev, Node},
-    },
-    uevent::{Action, Uevent},
-    usb::{self, UsbDevice},
-};
+use cml_sys::device::{Verdict, node::Dev};
 
 use super::One;
 use crate::{
-    devices::{self, Held, Plugged, wanted},
+    devices::{self, Held, Plugged},
     env::Env,
-    fsm::State,
     noted,
-    one::Plug,
 };
 
 /// What is to become of a container's devices.
 #[derive(Debug, Clone)]
-enum Change {
+pub(super) enum Change {
     /// By command.
     Rule(Verdict),
     /// A USB device that it wants was plugged in.
@@ -102,7 +91,7 @@ impl One {
     }
 
     /// Looks at the machine, which may take a moment.
-    fn look<T: Send + 'static, J: FnOnce(&Env) -> T + Send + 'static>(
+    pub(super) fn look<T: Send + 'static, J: FnOnce(&Env) -> T + Send + 'static>(
         &self,
         job: J,
     ) -> impl Future<Output = Result<T, ContainerError>> + use<T, J> {
@@ -115,7 +104,7 @@ impl One {
 
     /// Carries a change out: first in the kernel, then in `/dev`. One change after the other, so that each
     /// begins with what the one before has left.
-    fn change_devices(
+    pub(super) fn change_devices(
         &self,
         change: Change,
     ) -> ResponseActFuture<Self, Result<(), ContainerError>> {
@@ -154,6 +143,7 @@ impl One {
             .note(&self.env, self, &mut held)
             .map_err(|reason| self.device_error(reason))?;
         let (group, dev) = (live.running.group.clone(), live.dev.clone());
+        let emulator = live.emulator.clone();
         let (env, id, after) = (self.env.clone(), self.id, held.clone());
         let work = async move {
             let failed = move |reason: String| ContainerError::Device { id, reason };
@@ -166,6 +156,10 @@ impl One {
                         ));
                     }
                     Err(error) => return Err(failed(error.to_string())),
+                }
+                // If it is gone, nobody makes nodes for the guest anyway.
+                if let Some(emulator) = emulator {
+                    let _ = emulator.allow(&after.rules);
                 }
                 let shown = match dev {
                     Some(dev) => change.show(env, &dev, &after),
@@ -206,7 +200,7 @@ impl One {
     }
 
     /// Does something to the nodes of a running container, without changing its rules.
-    fn on_dev(
+    pub(super) fn on_dev(
         &self,
         work: impl FnOnce(&Env, &Dev, &Held) -> Result<(), String> + Send + 'static,
     ) -> ResponseActFuture<Self, Result<(), ContainerError>> {
@@ -223,86 +217,6 @@ impl One {
             done.map_err(|reason| ContainerError::Device { id, reason })
         };
         Box::pin(work.into_actor(self))
-    }
-
-    /// News of a USB device that the configuration may be about; `None` if it is not, and other rules decide.
-    fn plug_usb(
-        &self,
-        event: &Uevent,
-    ) -> Option<ResponseActFuture<Self, Result<(), ContainerError>>> {
-        if event.subsystem != "usb" || event.devtype.as_deref() != Some("usb_device") {
-            return None;
-        }
-        let has = self.plugged(event.device);
-        match (event.action, has) {
-            (Action::Remove, Some(plugged)) => Some(self.change_devices(Change::PlugOut(plugged))),
-            (Action::Remove, None) => None,
-            (Action::Add, _) if wanted::usb(&self.config()).is_empty() => None,
-            (Action::Add, _) => {
-                let path = self.env.devices.sys().join(&event.path);
-                let look = self.look(move |_| usb::at(&path)).into_actor(self);
-                Some(Box::pin(look.then(|found, one, _| match found {
-                    Ok(Some(device)) => one.plug_in(&device),
-                    Ok(None) => Box::pin(fut::ok(())),
-                    Err(error) => Box::pin(fut::err(error)),
-                })))
-            }
-        }
-    }
-
-    fn plugged(&self, device: Device) -> Option<Plugged> {
-        let held = &self.live.as_ref()?.running.devices;
-        let mut all = held.usb.iter();
-        all.find(|plugged| plugged.rule.covers(device)).cloned()
-    }
-
-    /// Gives a USB device to the container if it wants it and does not have it.
-    fn plug_in(&self, device: &UsbDevice) -> ResponseActFuture<Self, Result<(), ContainerError>> {
-        let wanted = wanted::usb(&self.config());
-        match devices::wants(&wanted, device) {
-            Some(usb) if self.plugged(device.device).is_none() => {
-                self.change_devices(Change::PlugIn {
-                    plugged: Plugged {
-                        rule: Rule::of(device.device),
-                        node: device.node.clone(),
-                    },
-                    own: usb.assign,
-                })
-            }
-            _ => Box::pin(fut::ok(())),
-        }
-    }
-
-    /// Some news were lost: what is there now counts. What has gone keeps a node that leads nowhere.
-    pub(super) fn look_again(&self) -> ResponseActFuture<Self, Result<(), ContainerError>> {
-        let look = self.look(|env| usb::all(env.devices.sys()));
-        let nodes = self.on_dev(|env, dev, held| {
-            for node in env.devices.nodes(&held.rules)? {
-                dev.add(&node).map_err(|error| error.to_string())?;
-            }
-            Ok(())
-        });
-        let all = nodes.then(|_, one: &mut Self, _| look.into_actor(one));
-        Box::pin(all.then(|found, one, _| {
-            let found = found.unwrap_or_default();
-            let held = one
-                .live
-                .as_ref()
-                .map(|live| live.running.devices.usb.clone());
-            let gone = held.unwrap_or_default().into_iter().filter(|plugged| {
-                !found
-                    .iter()
-                    .any(|device| plugged.rule.covers(device.device))
-            });
-            let mut changes: Vec<_> = gone
-                .map(|plugged| one.change_devices(Change::PlugOut(plugged)))
-                .collect();
-            changes.extend(found.iter().map(|device| one.plug_in(device)));
-            changes.into_iter().fold(
-                Box::pin(fut::ok(())) as ResponseActFuture<Self, _>,
-                |all, next| Box::pin(all.then(|_, _, _| next)),
-            )
-        }))
     }
 }
 
@@ -366,46 +280,4 @@ impl Handler<SetAudio> for One {
             Ok((!sound).then(|| "denied; this device has no sound anyway".to_owned()))
         }))
     }
-}
-
-impl Handler<Plug> for One {
-    type Result = ResponseActFuture<Self, Result<(), ContainerError>>;
-
-    fn handle(&mut self, plug: Plug, _: &mut Context<Self>) -> Self::Result {
-        // Its launch may have looked at `/dev` before or after this.
-        self.missed_devices |= matches!(self.state(), State::Starting { .. });
-        let event = match plug {
-            Plug::Lost => return self.look_again(),
-            Plug::Event(event) => event,
-        };
-        if let Some(changed) = self.plug_usb(&event) {
-            return changed;
-        }
-        let open = Access::READ.or(Access::WRITE);
-        let live = self.live.as_ref();
-        let granted = live.map(|live| live.running.devices.rules.granted(event.device));
-        if granted.is_none_or(|granted| granted.and(open).is_empty()) {
-            return Box::pin(fut::ok(()));
-        }
-        self.on_dev(move |env, dev, _| {
-            let done = match event.action {
-                Action::Add => dev.add(&node_of(env, &event)),
-                Action::Remove => dev.remove(&event.node, event.device),
-            };
-            done.map_err(|error| error.to_string())
-        })
-    }
-}
-
-/// The node as the host has it; where nobody has made one there, one for root alone.
-fn node_of(env: &Env, event: &Arc<Uevent>) -> Node {
-    let found = env.devices.node(&event.node);
-    found
-        .filter(|node| node.device == event.device)
-        .unwrap_or_else(|| Node {
-            name: PathBuf::from(&event.node),
-            device: event.device,
-            mode: 0o600,
-            owner: (0, 0),
-        })
 }

@@ -10,7 +10,7 @@ use cml_bus::id::ContainerId;
 use cml_sys::{
     cgroup::Group,
     device::{
-        Access, Kind, Rule, Rules,
+        Access, Device, Kind, Rule, Rules,
         node::{self, Dev, DevId, Node},
     },
     idmap::IdRange,
@@ -146,6 +146,27 @@ impl Devices {
         Ok(all)
     }
 
+    /// Brings all nodes of a `/dev` into line with the machine: those of devices that have come appear, those of
+    /// devices that have gone go.
+    pub fn renew(&self, dev: &Dev, rules: &Rules) -> Result<(), String> {
+        let host = node::all(&self.dev).map_err(|error| error.to_string())?;
+        let gone = |device| {
+            // Of a driver that is not loaded yet there is a node alone, of a host without devtmpfs a device alone.
+            let known = host.iter().any(|node| node.device == device);
+            !known && !self.sys.join(sysfs_name(device)).exists()
+        };
+        for (name, device) in dev.nodes().map_err(|error| error.to_string())? {
+            if gone(device) {
+                dev.remove(&name, device)
+                    .map_err(|error| error.to_string())?;
+            }
+        }
+        for node in self.nodes(rules)? {
+            dev.add(&node).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
     /// The node of this name on the host.
     pub fn node(&self, name: &Path) -> Option<Node> {
         node::find(&self.dev, name)
@@ -165,6 +186,15 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+/// Where sysfs has a device that is there.
+fn sysfs_name(device: Device) -> String {
+    let kind = match device.kind {
+        Kind::Char => "char",
+        Kind::Block => "block",
+    };
+    format!("dev/{kind}/{}:{}", device.major, device.minor)
 }
 
 /// Confines a group to the devices that a container may use. Where no kernel can do it, a container of an own
@@ -189,4 +219,41 @@ pub fn confine(group: &Group, held: &Held, user_namespace: bool) -> Result<Optio
 /// What of a plugged device a container wants.
 pub fn wants<'a>(usb: &'a [Usb], device: &usb::UsbDevice) -> Option<&'a Usb> {
     usb.iter().find(|usb| usb.matches(device))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn nodes_of_devices_that_have_gone_are_removed_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        for name in ["dev", "sys/dev/char/10:77"] {
+            fs::create_dir_all(place(name)).unwrap();
+        }
+        let devices = Devices::new(place("dev"), place("sys"));
+        let node = |name: &str, minor| Node {
+            name: name.into(),
+            device: Device {
+                kind: Kind::Char,
+                major: 10,
+                minor,
+            },
+            mode: 0o600,
+            owner: (0, 0),
+        };
+        let dev = Dev::new(None).unwrap();
+        // 77 has no node on the host, but is there; 78 and 79 are gone.
+        let nodes = [node("alive", 77), node("gone", 78), node("a/b/gone", 79)];
+        for node in &nodes {
+            dev.add(node).unwrap();
+        }
+        devices.renew(&dev, &Rules::default()).unwrap();
+        let left = dev.nodes().unwrap();
+        assert_eq!(left, [("alive".into(), nodes[0].device)]);
+    }
 }

@@ -3,20 +3,39 @@
 //! In the daemon's mount namespace it would keep volumes and images mounted that a later daemon has to close, for as
 //! long as its own container runs.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
 
 use cml_sys::{
     error::{Context, Result},
     mount::{self, Restrict},
     path,
+    uevent::Crier,
 };
 use rustix::{
     fs::{Mode, OFlags},
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
 /// Processes, figures of groups and of the kernel, modules.
 const NEEDED: &[&str] = &["/proc", "/sys", "/lib/modules"];
+
+/// Makes somebody who speaks in the container's network, without staying there.
+pub(crate) fn crier_in(network: &OwnedFd) -> Result<Crier> {
+    const OURS: &str = "/proc/self/ns/net";
+    let ours = rustix::fs::open(OURS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let ours = ours.context("open", OURS)?;
+    let enter = |namespace: &OwnedFd| {
+        let kind = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(namespace.as_fd(), kind).context("enter", "network namespace")
+    };
+    enter(network)?;
+    let crier = Crier::new();
+    enter(&ours)?;
+    crier
+}
 
 /// Leaves the daemon's mount namespace, and everything in it that is not needed.
 pub(crate) fn settle() -> Result<()> {

@@ -17,10 +17,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use cml_sys::{
     channel::Channel,
+    device::Rules,
     emulator::{EmulatorPlan, PORT_FD},
     pidfd,
-    plan::ToInit,
+    plan::{FromInit, ToInit},
     seccomp::notify::{Call, Listener},
+    uevent::Crier,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -39,14 +41,17 @@ const CHILDREN_MAX: usize = 8;
 const LIMIT: u32 = 20;
 
 /// What this process keeps to do its work: CHOWN and MKNOD for new nodes, SYS_ADMIN to mount them and to enter the
-/// container, DAC_OVERRIDE and SYS_PTRACE to read what callers hand over.
-const KEPT: &[u32] = &[0, 1, 19, 21, 27];
+/// container, DAC_OVERRIDE and SYS_PTRACE to read what callers hand over, KILL to end children that have become
+/// the guest.
+const KEPT: &[u32] = &[0, 1, 5, 19, 21, 27];
 const SYS_MODULE: u32 = 16;
 const SYS_TIME: u32 = 25;
 
 /// The work of one container.
 struct Emulation {
     plan: EmulatorPlan,
+    /// Who tells it of devices.
+    crier: Option<Crier>,
     home: Namespace,
     listeners: Vec<Listener>,
     children: Vec<Child>,
@@ -61,13 +66,16 @@ struct Child {
 
 /// Works until the last process of the container has gone.
 pub(crate) fn run(channel: &Channel, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-    let Ok([plan, listener, user_namespace, port]) = <[OwnedFd; 4]>::try_from(fds) else {
-        return Err("four descriptors must come along").stage("emulate");
+    let Ok([plan, listener, user_namespace, network, port]) = <[OwnedFd; 5]>::try_from(fds) else {
+        return Err("five descriptors must come along").stage("emulate");
     };
     // The terminal that the daemon was started from ends the daemon, not us.
     rustix::process::setsid().stage("leave the session")?;
     park(port)?;
     let plan: EmulatorPlan = cml_sys::plan::unseal(plan).stage("read the plan")?;
+    let crier = plan.news.then(|| home::crier_in(&network)).transpose();
+    let crier = crier.stage("enter the container's network")?;
+    drop(network);
     home::settle().stage("leave the daemon's mounts")?;
     let kept = |number: &u32| {
         KEPT.contains(number)
@@ -79,10 +87,12 @@ pub(crate) fn run(channel: &Channel, fds: Vec<OwnedFd>) -> Result<(), Failure> {
     let mut emulation = Emulation {
         home: Namespace::of(&user_namespace).stage("identify the container")?,
         plan,
+        crier,
         listeners: vec![listener.into()],
         children: Vec::new(),
     };
     drop(user_namespace);
+    channel.send(&FromInit::Serving, &[]).stage("report")?;
     while !emulation.listeners.is_empty() {
         emulation.round(channel).stage("wait for system calls")?;
     }
@@ -96,6 +106,16 @@ fn park(port: OwnedFd) -> Result<(), Failure> {
     match parked == PORT_FD {
         true => Ok(()),
         false => Err(format!("descriptor {PORT_FD} is taken")).stage("keep the channel"),
+    }
+}
+
+/// Has the kernel end this child with its parent: its copy of the listener would keep callers waiting for somebody
+/// who has gone. To be said again by a child that has changed what it is, as the kernel forgets it then.
+fn die_with_parent(parent: Pid) {
+    // SAFETY: a prctl with plain numbers; it cannot fail for a valid signal.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    if rustix::process::getppid() != Some(parent) {
+        std::process::exit(1);
     }
 }
 
@@ -120,6 +140,13 @@ impl Emulation {
         }
         let seen: Vec<_> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
+        // First: what was forbidden before a call was made is forbidden to it.
+        if !seen[0].is_empty()
+            && let Ok((order, fds)) = channel.receive(None)
+        {
+            self.obey(&order, fds);
+            return Ok(());
+        }
         let (of_children, of_listeners) = seen[1..].split_at(self.children.len());
         for (place, events) in of_listeners.iter().enumerate() {
             if events.contains(PollFlags::IN) {
@@ -141,12 +168,22 @@ impl Emulation {
                 self.forget(place);
             }
         }
-        if !seen[0].is_empty()
-            && let Ok((ToInit::Serve, fds)) = channel.receive(None)
-        {
-            self.listeners.extend(fds.into_iter().map(Listener::from));
-        }
         Ok(())
+    }
+
+    /// What the daemon has to say while the container runs.
+    fn obey(&mut self, order: &ToInit, mut fds: Vec<OwnedFd>) {
+        match order {
+            ToInit::Serve => self.listeners.extend(fds.into_iter().map(Listener::from)),
+            ToInit::Allow => {
+                let rules = fds.pop().map(cml_sys::plan::unseal::<Rules>);
+                // The daemon sealed them; if they cannot be read after all, nothing is what is certainly allowed.
+                self.plan.devices = rules.and_then(Result::ok).unwrap_or_default();
+            }
+            // What nobody hears harms nobody.
+            ToInit::Cry { text } => drop(self.crier.as_ref().map(|crier| crier.cry(text))),
+            _ => {}
+        }
     }
 
     /// Everybody who could call there is gone.
@@ -191,11 +228,13 @@ impl Emulation {
             libc::SYS_finit_module => module::emulate,
             _ => node::emulate,
         };
+        let parent = rustix::process::getpid();
         // SAFETY: this process has one thread, so the child may do anything.
         let child = unsafe { libc::fork() };
         if child == 0 {
             // SAFETY: takes a number; the signal's default is to end the process.
             unsafe { libc::alarm(LIMIT) };
+            die_with_parent(parent);
             listener.answer(&call, slow(self, &caller, &call));
             std::process::exit(0);
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cml_sys::{
-    emulator::Device,
+    device::{Access, Device, Kind},
     mount::{self, Restrict},
     seccomp::notify::Call,
 };
@@ -23,6 +23,7 @@ use rustix::{
 use super::{
     Emulation, Outcome,
     caller::{Caller, Status, last_error, number},
+    die_with_parent,
 };
 use crate::isolate;
 
@@ -55,15 +56,18 @@ impl Request {
             from,
             path,
             mode,
-            device: decode(mode & libc::S_IFMT == libc::S_IFBLK, device as u32),
+            device: decode(mode, device as u32),
         }
     }
 }
 
 /// The kernel's form of a device number in system calls.
-fn decode(block: bool, device: u32) -> Device {
+fn decode(mode: u32, device: u32) -> Device {
     Device {
-        block,
+        kind: match mode & libc::S_IFMT == libc::S_IFBLK {
+            true => Kind::Block,
+            false => Kind::Char,
+        },
         major: device >> 8 & 0xfff,
         minor: device & 0xff | device >> 12 & 0xf_ff00,
     }
@@ -72,7 +76,7 @@ fn decode(block: bool, device: u32) -> Device {
 pub(crate) fn emulate(emulation: &Emulation, caller: &Caller, call: &Call) -> Outcome {
     emulation.has(caller, MKNOD)?;
     let request = Request::of(call);
-    if !emulation.plan.devices.contains(&request.device) {
+    if !emulation.plan.devices.permits(request.device, Access::MAKE) {
         return Err(libc::EPERM);
     }
     let status = caller.status()?;
@@ -80,7 +84,9 @@ pub(crate) fn emulate(emulation: &Emulation, caller: &Caller, call: &Call) -> Ou
     let path = CString::new(path).map_err(|_| libc::EINVAL)?;
     let node = make(&request, &status)?;
     let from = caller.directory(request.from)?;
+    let parent = rustix::process::getppid().ok_or(libc::ESRCH)?;
     become_caller(caller, &from, &status)?;
+    die_with_parent(parent);
     drop(from);
     rustix::process::umask(Mode::empty());
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -103,9 +109,9 @@ fn make(request: &Request, status: &Status) -> Result<OwnedFd, i32> {
     let options = [("size", "4k"), ("nr_inodes", "3"), ("mode", "0700")];
     let errno = |error: cml_sys::Error| error.errno().unwrap_or(libc::EIO);
     let home = mount::create("tmpfs", &options, restrict).map_err(errno)?;
-    let kind = match request.device.block {
-        true => FileType::BlockDevice,
-        false => FileType::CharacterDevice,
+    let kind = match request.device.kind {
+        Kind::Block => FileType::BlockDevice,
+        Kind::Char => FileType::CharacterDevice,
     };
     let mode = Mode::from_raw_mode(request.mode & 0o7777 & !status.umask);
     let device = rustix::fs::makedev(request.device.major, request.device.minor);
@@ -164,13 +170,10 @@ mod tests {
 
     #[test]
     fn device_numbers_are_read_as_the_kernel_reads_them() {
-        let device = |major, minor| Device {
-            block: false,
-            major,
-            minor,
-        };
-        assert_eq!(decode(false, 0x103), device(1, 3));
+        let shown = |mode, device| decode(mode, device).to_string();
+        assert_eq!(shown(libc::S_IFCHR | 0o666, 0x103), "c 1:3");
         // 136:300 as makedev(3) writes the lower 32 bits of it.
-        assert_eq!(decode(false, 0x0010_882c), device(136, 300));
+        assert_eq!(shown(libc::S_IFCHR, 0x0010_882c), "c 136:300");
+        assert_eq!(shown(libc::S_IFBLK | 0o600, 0x700), "b 7:0");
     }
 }

@@ -6,10 +6,11 @@
 
 pub mod limits;
 pub mod usage;
-mod v1;
-mod v2;
 
 mod delegation;
+mod files;
+mod v1;
+mod v2;
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,7 @@ use crate::{
     device::{Rules, bpf},
     error::{Context, Error, Result},
 };
+use files::Files;
 use limits::{Controller, Limit};
 use usage::Usage;
 
@@ -387,15 +389,6 @@ impl Group {
     }
 }
 
-/// The control files of a group in one hierarchy: all that the two versions differ in.
-trait Files {
-    /// Sets a limit; false when this kernel has no file for it.
-    fn set(&self, limit: &Limit) -> Result<bool>;
-
-    /// Adds what this controller has counted.
-    fn count(&self, controller: Controller, usage: &mut Usage);
-}
-
 fn remove_tree(path: &Path) -> Result<()> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -434,27 +427,6 @@ fn write(path: &Path, value: &str) -> Result<()> {
 
 fn read(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
-}
-
-/// A file that holds one number; `max` is none.
-fn read_number(path: &Path) -> Option<u64> {
-    read(path)?.trim().parse().ok()
-}
-
-/// The number behind a word in a file of such lines.
-fn table(path: &Path, word: &str) -> Option<u64> {
-    let text = read(path)?;
-    let rest = text
-        .lines()
-        .find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-    rest?.trim().parse().ok()
-}
-
-fn sum_of<'a>(
-    parts: impl Iterator<Item = &'a str>,
-    number: impl Fn(&'a str) -> Option<u64>,
-) -> u64 {
-    parts.filter_map(number).sum()
 }
 
 #[cfg(test)]

@@ -1,15 +1,11 @@
 //! Control files of version 1: a hierarchy and a group for each controller.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use super::{
+    files::{Memory, Place, sum_of},
     limits::{Controller, Limit},
-    read, read_number, sum_of, table,
-    usage::Usage,
-    write,
+    read, write,
 };
 use crate::{
     device::Rule,
@@ -34,77 +30,60 @@ pub(super) fn name(controller: Controller) -> &'static str {
     }
 }
 
-/// More bytes than this mean no limit: the kernel's largest number of pages.
-const UNLIMITED: u64 = 1 << 62;
+const MEMORY: Memory = Memory {
+    used: Place::File("memory.usage_in_bytes"),
+    droppable: Place::Line("memory.stat", "total_inactive_file"),
+    peak: Place::File("memory.max_usage_in_bytes"),
+    limit: Place::File("memory.limit_in_bytes"),
+    swap: Place::Line("memory.stat", "total_swap"),
+    oom_kills: Place::Line("memory.oom_control", "oom_kill"),
+};
 /// What version 1 has as everybody's share, for the weight of 100 of version 2.
 const SHARES: u64 = 1024;
 
 /// A group in the hierarchy of one controller.
 pub(super) struct Files<'a>(pub(super) &'a Path);
 
-impl Files<'_> {
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+impl super::files::Files for Files<'_> {
+    fn group(&self) -> &Path {
+        self.0
     }
-}
 
-impl super::Files for Files<'_> {
-    fn set(&self, limit: &Limit) -> Result<bool> {
-        let (file, value) = match limit {
+    fn keeper(&self, limit: &Limit) -> Option<(&'static str, String)> {
+        Some(match limit {
             Limit::Memory(bytes) => ("memory.limit_in_bytes", bytes.to_string()),
-            // Absent where the kernel does not count swap.
             Limit::Swap { memory, swap } => (
                 "memory.memsw.limit_in_bytes",
                 memory.saturating_add(*swap).to_string(),
             ),
-            Limit::EndTogether => return Ok(false),
+            Limit::EndTogether => return None,
             Limit::Pids(most) => ("pids.max", most.to_string()),
             Limit::CpuWeight(weight) => (
                 "cpu.shares",
                 (u64::from(*weight) * SHARES / 100).to_string(),
             ),
             Limit::Cpus(list) => ("cpuset.cpus", list.clone()),
-        };
-        let path = self.path(file);
-        if !path.exists() {
-            return Ok(false);
-        }
-        write(&path, &value).map(|()| true)
+        })
     }
 
-    fn count(&self, controller: Controller, usage: &mut Usage) {
-        let number = |name: &str| read_number(&self.path(name));
-        match controller {
-            Controller::Cpuacct => usage.cpu = number("cpuacct.usage").map(|nanos| nanos / 1000),
-            Controller::Memory => {
-                let droppable = table(&self.path("memory.stat"), "total_inactive_file");
-                let used = number("memory.usage_in_bytes");
-                usage.memory = used.map(|used| used.saturating_sub(droppable.unwrap_or(0)));
-                usage.memory_peak = number("memory.max_usage_in_bytes");
-                let limit = number("memory.limit_in_bytes");
-                usage.memory_limit = limit.filter(|limit| *limit < UNLIMITED);
-                usage.swap = table(&self.path("memory.stat"), "total_swap");
-                usage.oom_kills = table(&self.path("memory.oom_control"), "oom_kill");
-            }
-            Controller::Pids => {
-                usage.pids = number("pids.current");
-                usage.pids_limit = number("pids.max");
-            }
-            Controller::Io => {
-                let text = read(&self.path("blkio.throttle.io_service_bytes_recursive"));
-                let bytes = |word: &str| {
-                    text.as_deref().map(|text| {
-                        sum_of(text.lines(), |line| {
-                            let mut words = line.split(' ').skip(1);
-                            (words.next()? == word).then(|| words.next()?.parse().ok())?
-                        })
-                    })
-                };
-                usage.read = bytes("Read");
-                usage.written = bytes("Write");
-            }
-            Controller::Cpu | Controller::Cpuset | Controller::Devices => {}
-        }
+    fn memory(&self) -> &'static Memory {
+        &MEMORY
+    }
+
+    fn cpu(&self) -> Option<u64> {
+        let nanos = Place::File("cpuacct.usage").read(self.0)?;
+        Some(nanos / 1000)
+    }
+
+    fn disks(&self) -> [Option<u64>; 2] {
+        let text = read(&self.path("blkio.throttle.io_service_bytes_recursive"));
+        ["Read", "Write"].map(|word| {
+            let number = |line: &str| {
+                let mut words = line.split(' ').skip(1);
+                (words.next()? == word).then(|| words.next()?.parse().ok())?
+            };
+            text.as_deref().map(|text| sum_of(text.lines(), number))
+        })
     }
 }
 

@@ -1,12 +1,11 @@
 //! Control files of version 2: one group, with the controllers that its parents hand down.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{
+    files::{Memory, Place, sum_of},
     limits::{Controller, Limit},
-    read, read_number, sum_of, table,
-    usage::Usage,
-    write,
+    read, write,
 };
 use crate::error::Result;
 
@@ -69,61 +68,46 @@ fn is_listed(words: &str, name: &str) -> bool {
 /// A group.
 pub(super) struct Files<'a>(pub(super) &'a Path);
 
-impl Files<'_> {
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
+const MEMORY: Memory = Memory {
+    used: Place::File("memory.current"),
+    droppable: Place::Line("memory.stat", "inactive_file"),
+    // Linux 5.19.
+    peak: Place::File("memory.peak"),
+    limit: Place::File("memory.max"),
+    swap: Place::File("memory.swap.current"),
+    oom_kills: Place::Line("memory.events", "oom_kill"),
+};
 
-impl super::Files for Files<'_> {
-    fn set(&self, limit: &Limit) -> Result<bool> {
-        let (file, value) = match limit {
+impl super::files::Files for Files<'_> {
+    fn group(&self) -> &Path {
+        self.0
+    }
+
+    fn keeper(&self, limit: &Limit) -> Option<(&'static str, String)> {
+        Some(match limit {
             Limit::Memory(bytes) => ("memory.max", bytes.to_string()),
-            // Absent where the kernel does not count swap.
             Limit::Swap { swap, .. } => ("memory.swap.max", swap.to_string()),
             Limit::EndTogether => ("memory.oom.group", "1".to_owned()),
             Limit::Pids(most) => ("pids.max", most.to_string()),
             Limit::CpuWeight(weight) => ("cpu.weight", weight.to_string()),
             Limit::Cpus(list) => ("cpuset.cpus", list.clone()),
-        };
-        let path = self.path(file);
-        if !path.exists() {
-            return Ok(false);
-        }
-        write(&path, &value).map(|()| true)
+        })
     }
 
-    fn count(&self, controller: Controller, usage: &mut Usage) {
-        let number = |name: &str| read_number(&self.path(name));
-        match controller {
-            Controller::Cpuacct => usage.cpu = table(&self.path("cpu.stat"), "usage_usec"),
-            Controller::Memory => {
-                let droppable = table(&self.path("memory.stat"), "inactive_file");
-                let used = number("memory.current");
-                usage.memory = used.map(|used| used.saturating_sub(droppable.unwrap_or(0)));
-                // Linux 5.19.
-                usage.memory_peak = number("memory.peak");
-                usage.memory_limit = number("memory.max");
-                usage.swap = number("memory.swap.current");
-                usage.oom_kills = table(&self.path("memory.events"), "oom_kill");
-            }
-            Controller::Pids => {
-                usage.pids = number("pids.current");
-                usage.pids_limit = number("pids.max");
-            }
-            Controller::Io => {
-                let text = read(&self.path("io.stat"));
-                let bytes = |key: &str| {
-                    text.as_deref().map(|text| {
-                        sum_of(text.split_ascii_whitespace(), |word| {
-                            word.strip_prefix(key)?.parse().ok()
-                        })
-                    })
-                };
-                usage.read = bytes("rbytes=");
-                usage.written = bytes("wbytes=");
-            }
-            Controller::Cpu | Controller::Cpuset | Controller::Devices => {}
-        }
+    fn memory(&self) -> &'static Memory {
+        &MEMORY
+    }
+
+    fn cpu(&self) -> Option<u64> {
+        Place::Line("cpu.stat", "usage_usec").read(self.0)
+    }
+
+    fn disks(&self) -> [Option<u64>; 2] {
+        let text = read(&self.path("io.stat"));
+        ["rbytes=", "wbytes="].map(|key| {
+            let number = |word: &str| word.strip_prefix(key)?.parse().ok();
+            let words = |text: &str| sum_of(text.split_ascii_whitespace(), number);
+            text.as_deref().map(words)
+        })
     }
 }

@@ -4,10 +4,14 @@
 //! of the container, which becomes the container's `/dev`. The same way leads to a running container.
 
 use std::{
+    ffi::OsStr,
     fs,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::{FileTypeExt, MetadataExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt},
+        },
     },
     path::{Component, Path, PathBuf},
 };
@@ -15,7 +19,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, chownat, fstat, major,
-        makedev, minor, mkdirat, mknodat, openat2, statat, unlinkat,
+        makedev, minor, mkdirat, mknodat, openat, openat2, statat, unlinkat,
     },
     io::Errno,
 };
@@ -209,6 +213,41 @@ impl Dev {
             .context("give away node", shown)
     }
 
+    /// All nodes in it with their names, whoever made them. What the guest has mounted there is left out, and
+    /// what it hides or changes meanwhile may be.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn nodes(&self) -> Result<Vec<(PathBuf, Device)>> {
+        let mut found = Vec::new();
+        let mut left = vec![PathBuf::from(".")];
+        while let Some(here) = left.pop() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = open_beneath(self.tree.as_fd(), &here, OFlags::DIRECTORY);
+            let dir = dir.map(|dir| openat(dir, ".", flags, Mode::empty()));
+            let Ok(Ok(dir)) = dir else {
+                continue;
+            };
+            let entries = rustix::fs::Dir::read_from(&dir).context("list", here.display())?;
+            for entry in entries.flatten() {
+                let name = OsStr::from_bytes(entry.file_name().to_bytes());
+                let path = here.strip_prefix(".").unwrap_or(&here).join(name);
+                match entry.file_type() {
+                    _ if name == "." || name == ".." => {}
+                    FileType::Directory => left.push(path),
+                    FileType::CharacterDevice | FileType::BlockDevice => {
+                        let stat = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW);
+                        let device = stat.ok().and_then(|stat| device(&stat));
+                        found.extend(device.map(|device| (path, device)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// Takes a node away, unless it has become something else.
     ///
     /// # Errors
@@ -266,13 +305,22 @@ impl Dev {
     }
 }
 
-fn is_node(stat: &Stat, device: Device) -> bool {
-    let kind = match device.kind {
-        Kind::Char => FileType::CharacterDevice,
-        Kind::Block => FileType::BlockDevice,
+fn is_node(stat: &Stat, expected: Device) -> bool {
+    device(stat) == Some(expected)
+}
+
+/// What a node stands for.
+fn device(stat: &Stat) -> Option<Device> {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::CharacterDevice => Kind::Char,
+        FileType::BlockDevice => Kind::Block,
+        _ => return None,
     };
-    FileType::from_raw_mode(stat.st_mode) == kind
-        && stat.st_rdev == makedev(device.major, device.minor)
+    Some(Device {
+        kind,
+        major: major(stat.st_rdev),
+        minor: minor(stat.st_rdev),
+    })
 }
 
 /// Follows no link and crosses no mount.

@@ -34,7 +34,7 @@ const MACHINE: [&str; 10] = [
     "--net",
     "sh",
     "-c",
-    "while :; do \"$@\"; done",
+    "while :; do \"$@\" --device; done",
     "sh",
 ];
 

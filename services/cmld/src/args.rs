@@ -44,6 +44,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "/run/socket")]
     pub run: PathBuf,
 
+    /// This machine is the daemon's own: `reboot` restarts it, and the end of core0 switches it off. Means nothing
+    /// unless process 1 has started the daemon, nor with `hostedmode`
+    #[arg(long)]
+    pub device: bool,
+
     /// The static program that becomes every container [default: beside cmld, else
     /// /usr/libexec/cml/cml-init]
     #[arg(long, value_name = "FILE")]

@@ -48,7 +48,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
     if !rustix::process::geteuid().is_root() {
         return Err("containers need root; run cmld as root".into());
     }
-    let master = Master::at_start();
+    let master = Master::at_start(args.device);
     cml_sys::proc::forbid_core_dumps()?;
     cml_sys::proc::raise_file_limit()?;
     let (network, host_mounts) = (Namespace::current()?.into(), Place::current()?.into());

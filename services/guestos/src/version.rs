@@ -1,7 +1,7 @@
 //! Which pushed version is taken (protocol.md 6.4).
 
 use cml_bus::api::guestos::{GuestOsError, Installed};
-use cml_wire::proto::{ContainerTrust, GuestOsConfig};
+use cml_wire::proto::{ContainerTrust, GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 
 /// Whether this configuration may come beside, or in the place of, what is installed.
 ///
@@ -12,9 +12,22 @@ pub fn admit(
     config: &GuestOsConfig,
     trust: ContainerTrust,
 ) -> Result<(), GuestOsError> {
+    let local = trust != ContainerTrust::Signed;
+    if local && let Some(image) = beside_the_store(config) {
+        return Err(GuestOsError::BadConfig(format!(
+            "image `{image}` is no container's, and what concerns the device itself needs the vendor's signature"
+        )));
+    }
     let named = installed
         .iter()
         .filter(|one| one.config.name == config.name);
+    // Whoever may sign locally would otherwise put his own into every container of the vendor's, core0 among them.
+    if local && named.clone().any(|one| one.trust == ContainerTrust::Signed) {
+        return Err(GuestOsError::BadConfig(format!(
+            "`{}` is installed with the vendor's signature, which a local one cannot replace; give it another name",
+            config.name
+        )));
+    }
     let Some(newest) = named.max_by_key(|one| one.config.version) else {
         return Ok(());
     };
@@ -25,16 +38,15 @@ pub fn admit(
             newest: newest.config.version,
         });
     }
-    if config.version == newest.config.version
-        && newest.trust == ContainerTrust::Signed
-        && trust != ContainerTrust::Signed
-    {
-        return Err(GuestOsError::BadConfig(
-            "this version is installed with the vendor's signature, which a local one cannot replace"
-                .into(),
-        ));
-    }
     Ok(())
+}
+
+/// The first image, if any, that is for the device: written over something of it, or stored for it.
+fn beside_the_store(config: &GuestOsConfig) -> Option<&str> {
+    let mut all = config.mounts.iter().chain(&config.mounts_setup);
+    let of_device =
+        |mount: &&GuestOsMount| matches!(mount.mount_type(), Type::Flash | Type::StoreOnly);
+    all.find(of_device).map(|mount| mount.image_file.as_str())
 }
 
 #[cfg(test)]
@@ -83,12 +95,32 @@ mod tests {
     fn a_local_signature_does_not_replace_the_vendors() {
         let local = ContainerTrust::LocallySigned;
         let signed = store(ContainerTrust::Signed);
-        assert!(admit(&signed, &config("a", 7), local).is_err());
-        assert_eq!(admit(&signed, &config("a", 8), local), Ok(()));
+        for version in [7, 8] {
+            assert!(admit(&signed, &config("a", version), local).is_err());
+        }
+        assert_eq!(admit(&signed, &config("mine", 1), local), Ok(()));
         assert_eq!(admit(&store(local), &config("a", 7), local), Ok(()));
         assert_eq!(
             admit(&store(local), &config("a", 7), ContainerTrust::Signed),
             Ok(())
         );
+    }
+
+    #[test]
+    fn a_local_signature_says_nothing_about_the_device() {
+        for (kind, fine) in [
+            (Type::Flash, false),
+            (Type::StoreOnly, false),
+            (Type::Shared, true),
+        ] {
+            let mut config = config("kernel", 1);
+            config.mounts.push(GuestOsMount {
+                mount_type: kind.into(),
+                ..Default::default()
+            });
+            let admitted = admit(&[], &config, ContainerTrust::LocallySigned);
+            assert_eq!(admitted.is_ok(), fine, "{kind:?}");
+            assert_eq!(admit(&[], &config, ContainerTrust::Signed), Ok(()));
+        }
     }
 }

@@ -16,15 +16,16 @@ pub enum Power {
     Off,
 }
 
-/// The right to end the machine. Who was started by its first program has it: on a device that is the daemon, and a
-/// daemon that somebody tries out on a machine of his own never is.
+/// The right to end the machine. Who was told so and was started by its first program has it: on a device that is the
+/// daemon, and neither is one that somebody tries out, nor one that a service manager runs among other things.
 #[derive(Debug, Clone, Copy)]
 pub struct Master(bool);
 
 impl Master {
-    /// Looks who has started this process; asked before it can have become an orphan.
-    pub fn at_start() -> Self {
-        Self(getppid() == Some(Pid::INIT))
+    /// `told`: whether whoever has started this process has said that the machine is its own. Looks who that was; asked
+    /// before it can have become an orphan.
+    pub fn at_start(told: bool) -> Self {
+        Self(told && getppid() == Some(Pid::INIT))
     }
 
     /// Writes out what the disks have not got yet, and ends the machine at once: no program is asked to end. In a
@@ -37,7 +38,7 @@ impl Master {
             return Err(Error::invalid(
                 "end",
                 "the machine",
-                "cmld was not started by the first program of this machine (process 1), so the machine is not its own",
+                "the machine is not its own: cmld was not started with --device by process 1",
             ));
         }
         rustix::fs::sync();
@@ -57,7 +58,7 @@ mod tests {
     #[test]
     fn a_process_of_an_operator_never_ends_the_machine() {
         // A test is never started by process 1.
-        let master = Master::at_start();
+        let master = Master::at_start(true);
         for power in [Power::Restart, Power::Off] {
             let refused = master.end_machine(power).unwrap_err().to_string();
             assert!(refused.contains("not its own"), "{refused}");

@@ -23,7 +23,7 @@ const HARDWARE: [&str; 12] = [
     "-device",
     "hda-duplex,audiodev=sound",
     "-device",
-    "pcie-root-port,id=port,chassis=1,slot=1",
+    "pcie-root-port,id=bay,chassis=1,slot=1",
 ];
 
 /// QEMU's USB devices for people have one identity; their serial numbers tell them apart.
@@ -54,10 +54,11 @@ fn eventually(machine: &mut Machine, what: &str, script: &str, succeeds: bool) {
 /// A command of which the PIN is typed on the keypad: what it answers. The daemon listens to nobody but the keypad then.
 #[track_caller]
 fn with_keys(machine: &mut Machine, words: &str, keys: &[&str]) -> String {
+    // No child of the shell: that of busybox ends with it.
     machine.ok(&format!(
-        "control --format text {words} >/tmp/answer 2>&1 &"
+        "(control --format text {words} >/tmp/answer 2>&1 &)"
     ));
-    let listens = "ls -l /proc/$(pidof -s cmld)/fd | grep -q /dev/input/event";
+    let listens = "ls -l /proc/$(pidof cmld)/fd | grep -q /dev/input/event";
     eventually(machine, "nobody listens to the keypad", listens, true);
     machine.beside().press(keys);
     eventually(machine, "no answer", "grep -q response: /tmp/answer", true);
@@ -149,7 +150,7 @@ fn a_network_card_comes_and_goes(machine: &mut Machine) {
         let net = json!({ "type": "user", "id": "lan", "restrict": true });
         machine.beside().execute("netdev_add", &net);
         let card = json!({
-            "driver": "virtio-net-pci", "id": "card", "bus": "port", "netdev": "lan", "mac": CARD
+            "driver": "virtio-net-pci", "id": "card", "bus": "bay", "netdev": "lan", "mac": CARD
         });
         machine.beside().plug(&card);
     };

@@ -58,8 +58,7 @@ test: lint unit integration demo ## Run all tests
 test-device: programs ## Run the tests that need device-mapper or a device that boots, in QEMU (as root)
 	@integration/deps.sh $(DEVICE_PACKAGES)
 	cargo test --locked -p cml-integration --test functional -- command_line
-	integration/vm/test-device.sh
-	integration/vm/test-boots.sh
+	integration/vm/test-all.sh
 
 test-debian: programs debian ## Run the tests of a guest with systemd (as root, minutes)
 	integration/clean.sh cargo test --locked -p cml-integration --test functional -- --ignored debian

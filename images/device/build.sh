@@ -20,17 +20,19 @@ Writes into OUTDIR:
   --data-size MIB       size of the data partition (default 2048; the image is sparse)
   --store DIR           further guest OSes, laid out like operatingsystems/
   --device-conf FILE    device.conf (default: that of a device with core0)
+  --comp NAME           compressor of the root file system: zstd (default), or lz4, which is larger and sooner done
   -h, --help            this text
 USAGE
 }
 
-out='' programs='' pki='' data_size=2048 device_conf='' more=''
+out='' programs='' pki='' data_size=2048 device_conf='' more='' comp=zstd
 while [ $# -gt 0 ]; do
     case $1 in
     --programs) need_value "$1" $#; programs=$2; shift 2 ;;
     --pki) need_value "$1" $#; pki=$2; shift 2 ;;
     --data-size) need_value "$1" $#; data_size=$2; shift 2 ;;
     --store) need_value "$1" $#; more=$2; shift 2 ;;
+    --comp) need_value "$1" $#; comp=$2; shift 2 ;;
     --device-conf) need_value "$1" $#; device_conf=$2; shift 2 ;;
     -h | --help)
         usage
@@ -47,6 +49,10 @@ done
 [ -n "$out" ] || usage_error "no output directory given"
 [ -n "$programs" ] || usage_error "no directory of programs given"
 [[ $data_size =~ ^[1-9][0-9]{1,6}$ ]] || usage_error "'$data_size' is no usable size in MiB"
+case $comp in
+zstd | lz4) ;;
+*) usage_error "unknown compressor '$comp'" ;;
+esac
 PATH=$PATH:/usr/sbin:/sbin
 for pair in mksquashfs:squashfs-tools mke2fs:e2fsprogs sfdisk:fdisk mcopy:mtools objcopy:binutils cpio:cpio modprobe:kmod \
     busybox:busybox-static depmod:kmod zstd:zstd xz:xz-utils; do
@@ -70,7 +76,7 @@ version=$(cat "$OUT/version")
 modules=$OUT/kernel/lib/modules/$version
 # The firmware's part of a unified kernel image; taken from its package, which is not installed.
 if [ ! -f "$OUT/linuxx64.efi.stub" ]; then
-    (cd "$OUT/apt" && rm -f systemd-boot-efi_*.deb && apt-get download -qq systemd-boot-efi)
+    (cd "$OUT/apt" && rm -f systemd-boot-efi_*.deb && apt-get -c apt.conf download -qq systemd-boot-efi)
     dpkg -x "$OUT"/apt/systemd-boot-efi_*.deb "$WORK/boot"
     cp "$WORK/boot/usr/lib/systemd/boot/efi/linuxx64.efi.stub" "$OUT/"
 fi
@@ -140,7 +146,7 @@ mkdir -p "$target"
 find "$target" -name '*.ko.xz' -exec xz -d {} +
 cp "$modules"/modules.builtin "$modules"/modules.builtin.modinfo "$modules"/modules.order "$target/"
 depmod -b "$root" "$version"
-GUEST_COMP=zstd pack_root "$root" "$OUT/root.squashfs" -all-root -no-xattrs
+GUEST_COMP=$comp pack_root "$root" "$OUT/root.squashfs" -all-root -no-xattrs
 
 note "initramfs"
 initramfs=$WORK/initramfs

@@ -11,28 +11,32 @@ out=$1
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 flavour=linux-image-${2:-amd64}
 
-# Package lists of our own, so that those of the machine stay as they are.
+# Package lists of our own, so that those of the machine stay as they are; from the mirror that the machine uses.
 mkdir -p "$out/apt/lists/partial" "$out/apt/cache/archives/partial"
+# shellcheck disable=SC2016 # words of apt
+mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+    awk -v release="$release" '$2 == release && $3 == "main" { print $1; exit }')
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
 for suite in "$release" "$release-backports"; do
-    echo "deb [signed-by=$keys] http://deb.debian.org/debian $suite main"
+    echo "deb [signed-by=$keys] ${mirror:-http://deb.debian.org/debian} $suite main"
 done >"$out/apt/sources.list"
-apt() {
-    program=$1
-    shift
-    "$program" -o Dir::Etc::sourcelist="$out/apt/sources.list" -o Dir::Etc::sourceparts=- \
-        -o Dir::State::lists="$out/apt/lists" -o Dir::Cache="$out/apt/cache" \
-        -o APT::Sandbox::User=root "$@"
-}
-apt apt-get update -qq
-package=$(apt apt-cache depends "$flavour/$release-backports" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p')
+cat >"$out/apt/apt.conf" <<CONF
+Dir::Etc::sourcelist "$out/apt/sources.list";
+Dir::Etc::sourceparts "-";
+Dir::State::lists "$out/apt/lists";
+Dir::Cache "$out/apt/cache";
+APT::Sandbox::User "root";
+CONF
+apt-get -c "$out/apt/apt.conf" update -qq
+package=$(apt-cache -c "$out/apt/apt.conf" depends "$flavour/$release-backports" |
+    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p')
 [ -n "$package" ] || { echo "Debian has no kernel for $release-backports" >&2; exit 1; }
 version=${package#linux-image-}
 [ "$(cat "$out/version" 2>/dev/null)" = "$version" ] && exit 0
 
 rm -rf "$out/kernel" "$out/version"
 mkdir -p "$out/kernel"
-(cd "$out/apt" && rm -f ./*.deb && apt apt-get download -qq "$package")
+(cd "$out/apt" && rm -f ./*.deb && apt-get -c apt.conf download -qq "$package")
 dpkg -x "$out"/apt/*.deb "$out/kernel"
 depmod -b "$out/kernel" "$version"
 

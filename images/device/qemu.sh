@@ -13,17 +13,20 @@ machine, Ctrl-a h tells what else there is. What is stored stays in the image.
 
   --disk FILE           another disk image
   --uefi                boot as a real machine does: firmware, EFI system partition, unified kernel image
+  --log FILE            an empty file that gets every write and every flush of the disk, as dm-log-writes does; neither need
+                        survive a crash of the machine on which QEMU runs
   --append WORDS        more for the command line of the kernel; not with --uefi
   --serial DEVICE       the console, as QEMU's -serial has it (default: this terminal)
   -h, --help            this text
 USAGE
 }
 
-dir='' disk='' uefi=no append='' serial=mon:stdio
+dir='' disk='' uefi=no append='' serial=mon:stdio log=''
 while [ $# -gt 0 ]; do
     case $1 in
     --disk) need_value "$1" $#; disk=$2; shift 2 ;;
     --uefi) uefi=yes; shift ;;
+    --log) need_value "$1" $#; log=$2; shift 2 ;;
     --append) need_value "$1" $#; append=$2; shift 2 ;;
     --serial) need_value "$1" $#; serial=$2; shift 2 ;;
     --)
@@ -49,8 +52,15 @@ need_file "$disk"
 
 # A machine without cmpxchg16b: that of QEMU 7 leaves wrong flags behind, which crashes the kernel now and then.
 machine=(-M q35 -accel "tcg,thread=multi" -cpu "max,-la57,-cx16" -smp 2 -m 2048 -nodefaults -no-user-config -display none
-    -serial "$serial" -drive "file=$disk,format=raw,if=virtio,cache=writeback" -device virtio-rng-pci
+    -serial "$serial" -device "virtio-blk-pci,drive=disk" -device virtio-rng-pci
     -netdev "user,id=uplink" -device "virtio-net-pci,netdev=uplink")
+if [ -n "$log" ]; then
+    machine+=(-blockdev "driver=file,node-name=image,filename=$disk,cache.no-flush=on"
+        -blockdev "driver=file,node-name=log,filename=$log,cache.no-flush=on"
+        -blockdev "driver=blklogwrites,node-name=disk,file=image,log=log,log-sector-size=512")
+else
+    machine+=(-blockdev "driver=file,node-name=disk,filename=$disk")
+fi
 case $uefi in
 yes)
     firmware=/usr/share/OVMF/OVMF_CODE_4M.fd

@@ -31,4 +31,4 @@ for program in cml-init control; do
     strip -g -o "$out/programs/$program" "$target/debug/static/$program"
 done
 images/device/build.sh "$out" --programs "$out/programs" --pki "$kit/pki" --store "$store" \
-    --device-conf "$here/device.conf" --data-size 1024
+    --device-conf "$here/device.conf" --data-size 1024 --comp lz4

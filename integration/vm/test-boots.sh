@@ -24,16 +24,21 @@ tests() {
 failed=0
 table=
 list=$(mktemp)
-trap 'rm -f "$list"' EXIT
+# The machines note their boots there.
+CML_BOOTS=$(mktemp)
+export CML_BOOTS
+trap 'rm -f "$list" "$CML_BOOTS"' EXIT
 tests | grep -F -- "${1:-}" >"$list" || { echo "no test is called ${1:-}" >&2; exit 1; }
 while read -r binary name; do
     begun=$(date +%s)
     verdict=ok
+    : >"$CML_BOOTS"
     cargo test --locked -q -p cml-integration --test "$binary" -- --ignored --exact "$name" </dev/null ||
         { verdict=FAILED; failed=1; }
-    table="$table$(printf '%-7s %5d s  %s' "$verdict" "$(($(date +%s) - begun))" "$name")
+    boots=$(wc -l <"$CML_BOOTS")
+    table="$table$(printf '%-7s %4d s  %2d boots  %s' "$verdict" "$(($(date +%s) - begun))" "$boots" "$name")
 "
 done <"$list"
-echo "=== the device, kernel $(cat "$CML_DEVICE/version"), each test with boots of its own"
+echo "=== boots of the device, Linux $(cat "$CML_DEVICE/version"), each test with its own: what ran there"
 printf '%s' "$table"
 exit "$failed"

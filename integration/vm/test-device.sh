@@ -72,7 +72,7 @@ STEPS
     cat <<'STEPS'
 left=$(dmsetup ls)
 [ "$left" = "No devices found" ] || { echo "devices are left: $left"; failed=1; }
-echo "=== $(uname -r), booted and done in $(cut -d. -f1 /proc/uptime) s"
+echo "=== one boot of Linux $(uname -r), $(cut -d. -f1 /proc/uptime) s: what ran there"
 printf '%s' "$table"
 exit "$failed"
 STEPS

@@ -4,7 +4,7 @@ use std::{thread::sleep, time::Duration};
 
 use cml_integration::machine::{Machine, Options, Shell};
 
-use crate::{answer, create};
+use crate::{answer, await_core0, create, outside, put_signed};
 
 /// In the middle of what is cut, on a machine where it takes some seconds.
 const MIDDLE: Duration = Duration::from_secs(3);
@@ -97,4 +97,69 @@ fn the_end_of_core0_switches_the_machine_off() {
     machine.ok("control start idle");
     machine.begin("poweroff");
     machine.await_off();
+}
+
+/// A guest OS that is offered where `file://tmp/mirror` leads, so large that its installation takes some seconds. Returns the
+/// words that push it.
+fn offer(machine: &mut Machine, name: &str, sha256: &str) -> String {
+    let dir = format!("/tmp/mirror/operatingsystems/x86/{name}-1");
+    machine.ok(&format!(
+        "mkdir -p {dir} && truncate -s {SIZE} {dir}/root.img"
+    ));
+    let files = put_signed(
+        machine,
+        &format!(
+            "name: \"{name}\"\nhardware: \"x86\"\nversion: 1\nmounts {{\n  image_file: \"root\"\n  mount_point: \"/\"\n  \
+             fs_type: \"squashfs\"\n  mount_type: STORE_ONLY\n  image_size: {SIZE}\n  image_sha2_256: \"{sha256}\"\n}}\n\
+             description {{\n  en: \"Zeros\"\n}}\nupdate_base_url: \"file://tmp/mirror\"\n"
+        ),
+    );
+    format!("control --format text push_guestos_config {files}")
+}
+
+/// Bytes of that guest OS.
+const SIZE: u64 = 96 << 20;
+
+#[test]
+#[ignore = "needs the device that `make test-device` builds"]
+fn an_installation_is_there_as_a_whole_or_not_at_all() {
+    let mut machine = outside(Options::default());
+    let zeros = machine.ok(&format!(
+        "truncate -s {SIZE} /tmp/zeros && sha256sum /tmp/zeros"
+    ));
+    let sha256 = zeros.split(' ').next().unwrap().to_owned();
+    let store = "/data/cml/operatingsystems";
+    let mut seen = Vec::new();
+    for (name, after) in [("soon", 1), ("later", 4), ("answered", 0)] {
+        let push = offer(&mut machine, name, &sha256);
+        match after {
+            0 => {
+                let said = machine.ok(&push);
+                assert!(said.contains("GUESTOS_MGR_INSTALL_COMPLETED"), "{said}");
+            }
+            seconds => {
+                machine.begin(&push);
+                sleep(Duration::from_secs(seconds));
+            }
+        }
+        machine.power_cut();
+        await_core0(&mut machine);
+        // What was begun is finished or gone, and in nobody's way.
+        let hidden = machine.ok(&format!("ls -A {store} | grep '^[.]' || true"));
+        assert_eq!(hidden, "", "{name}");
+        let there = answer(&mut machine, "list_guestos").contains(&format!("name: \"{name}\""));
+        if !there {
+            assert_eq!(
+                machine.ok(&format!("ls {store} | grep '^{name}-' || true")),
+                ""
+            );
+            let push = offer(&mut machine, name, &sha256);
+            let said = machine.ok(&push);
+            assert!(said.contains("GUESTOS_MGR_INSTALL_COMPLETED"), "{said}");
+        }
+        let stored = machine.ok(&format!("sha256sum {store}/{name}-1/root.img"));
+        assert!(stored.starts_with(&sha256), "{stored}");
+        seen.push(there);
+    }
+    assert_eq!(seen.last(), Some(&true), "what was answered is there");
 }

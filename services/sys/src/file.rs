@@ -127,6 +127,16 @@ pub fn open_block_device(path: &Path) -> Result<File> {
     }
 }
 
+/// Has everything that was written to a block device reach what it lies on, through all layers.
+///
+/// # Errors
+/// What the kernel said.
+pub fn sync_device(path: &Path) -> Result<()> {
+    let device = OpenOptions::new().write(true).open(path);
+    let device = device.context("open", path.display())?;
+    device.sync_all().context("sync", path.display())
+}
+
 /// Opens a regular file for reading and writing.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use std::{
 };
 
 use cml_sys::{
-    dm::{Control, Device, Target, integrity, verity::Superblock},
+    dm::{Control, Device, Journal, Target, integrity, verity::Superblock},
     loopdev::{self, Loop},
 };
 
@@ -71,7 +71,7 @@ impl Images {
     /// As after the first use: every sector has its tag.
     fn formatted(mode: Mode) -> Self {
         let images = Self::new(mode);
-        let open = images.open(&key(0));
+        let open = images.try_open(&key(0), Journal::Off).unwrap();
         let mut device = File::options().write(true).open(open.path()).unwrap();
         for _ in 0..DATA >> 20 {
             device.write_all(&[0; 1 << 20]).unwrap();
@@ -83,18 +83,18 @@ impl Images {
     }
 
     fn open(&self, key: &[u8]) -> Open {
-        self.try_open(key).unwrap()
+        self.try_open(key, Journal::On).unwrap()
     }
 
-    fn try_open(&self, key: &[u8]) -> cml_sys::Result<Open> {
+    fn try_open(&self, key: &[u8], journal: Journal) -> cml_sys::Result<Open> {
         let mut open = Open::new(self);
         let mut below = open.data.path.clone();
         let meta = &open.meta.path;
         let (crypt_key, mac_key) = key.split_at(64);
         let integrity = match self.mode {
             Mode::EncryptOnly => None,
-            Mode::Authenc => Some(Target::integrity_for_crypt(&below, meta)?),
-            _ => Some(Target::integrity(&below, meta, mac_key)?),
+            Mode::Authenc => Some(Target::integrity_for_crypt(&below, meta, journal)?),
+            _ => Some(Target::integrity(&below, meta, mac_key, journal)?),
         };
         if let Some(target) = integrity {
             below = open.add("test-integrity", &target)?.path;
@@ -501,7 +501,7 @@ fn a_table_that_the_kernel_refuses_leaves_no_device() {
     // A meta device that holds something else is not overwritten.
     let images = Images::new(Mode::IntegrityEncrypt);
     images.meta.write_all_at(b"something", 0).unwrap();
-    assert!(images.try_open(&key(0)).is_err());
+    assert!(images.try_open(&key(0), Journal::On).is_err());
     let mut head = [0; 9];
     images.meta.read_exact_at(&mut head, 0).unwrap();
     assert_eq!(&head, b"something");
@@ -509,7 +509,7 @@ fn a_table_that_the_kernel_refuses_leaves_no_device() {
     // One that is too small for the tags.
     let images = Images::new(Mode::IntegrityEncrypt);
     images.meta.set_len(META / 10).unwrap();
-    assert!(images.try_open(&key(0)).is_err());
+    assert!(images.try_open(&key(0), Journal::On).is_err());
 
     assert!(control.create("", None, false, 8, &absent).is_err());
     assert!(control.create("a/b", None, false, 8, &absent).is_err());

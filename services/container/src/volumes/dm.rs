@@ -11,7 +11,8 @@ use std::{
 
 use cml_bus::{id::ContainerId, secret::Key};
 use cml_sys::{
-    dm::{Control, Target, integrity},
+    dm::{Control, Journal, Target, integrity},
+    file,
     loopdev::{self, Loop},
     mkfs,
     mount::{Restrict, options},
@@ -107,7 +108,13 @@ impl Drop for Devices<'_> {
 }
 
 impl Dm {
-    fn map(&self, site: &Site, key: &Key, scheme: Scheme) -> Result<Devices<'_>, VolumeError> {
+    fn map(
+        &self,
+        site: &Site,
+        key: &Key,
+        scheme: Scheme,
+        journal: Journal,
+    ) -> Result<Devices<'_>, VolumeError> {
         let failed = |error: cml_sys::Error| VolumeError::failed(&site.image, error);
         let [top, below] = labels(site);
         for stale in [&top, &below] {
@@ -126,9 +133,9 @@ impl Dm {
             .ok_or_else(|| VolumeError::damaged(&site.image, "its key is too short"))?;
         let integrity = match scheme {
             Scheme::IntegrityEncrypt | Scheme::IntegrityOnly => {
-                Target::integrity(&data.path, &meta.path, mac_key)
+                Target::integrity(&data.path, &meta.path, mac_key, journal)
             }
-            Scheme::Authenc => Target::integrity_for_crypt(&data.path, &meta.path),
+            Scheme::Authenc => Target::integrity_for_crypt(&data.path, &meta.path, journal),
         };
         let create = |name: &str, target: cml_sys::Result<Target>| {
             let device = self.control.create(name, None, false, sectors, &target?)?;
@@ -175,7 +182,9 @@ impl Backend for Dm {
         if scheme != Scheme::Authenc {
             cml_sys::atomic::write(&dir.join(NOT_STACKED), b"", 0o600).map_err(failed)?;
         }
-        let devices = self.map(site, key, scheme)?;
+        // The journal of a small volume is full after some KiB, and each time all is flushed down to the disk. What it would
+        // keep whole nobody looks at: an interrupted start begins anew.
+        let devices = self.map(site, key, scheme, Journal::Off)?;
         // Only what has been written once has a valid tag.
         space::fill_with_zeros(&devices.path).map_err(failed)?;
         mkfs::make(&volume.fs_type, &devices.path, &[]).map_err(failed)?;
@@ -183,6 +192,8 @@ impl Backend for Dm {
             let (mounted, _) = show(site, &devices.path, &volume.fs_type, "")?;
             mkfs::make_subvolume(&mounted.path().join(subvolume)).map_err(failed)?;
         }
+        // Without a journal the tags are written when they must be.
+        file::sync_device(&devices.path).map_err(failed)?;
         drop(devices);
         [&site.image, &site.meta]
             .into_iter()
@@ -214,7 +225,7 @@ impl Backend for Dm {
             Err(error) => return Err(VolumeError::failed(&site.meta, error)),
         }
         let scheme = Scheme::of(site.image.parent().unwrap_or(Path::new("/")));
-        let devices = self.map(site, key, scheme)?;
+        let devices = self.map(site, key, scheme, Journal::On)?;
         let options = &volume.options;
         let (mounted, tree) = show(site, &devices.path, &volume.fs_type, options)?;
         devices.keep();

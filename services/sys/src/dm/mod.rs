@@ -12,4 +12,4 @@ pub mod table;
 pub mod verity;
 
 pub use control::{Control, Device, TargetVersion};
-pub use table::Target;
+pub use table::{Journal, Target};

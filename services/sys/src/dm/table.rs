@@ -1,7 +1,6 @@
 //! Tables: what a device does, as the kernel wants to read it (crypto.md 5.1 and 5.4).
 //!
-//! The words are part of the on-disk format: another journal mode, tag size or hash does not open the
-//! volumes that exist.
+//! The words are part of the on-disk format: another tag size or hash does not open the volumes that exist.
 
 use std::{fmt, path::Path};
 
@@ -17,6 +16,26 @@ pub const CRYPT_KEY: usize = 64;
 /// Bytes of both, in the order encryption, authentication.
 pub const AUTHENC_KEY: usize = CRYPT_KEY + MAC_KEY;
 
+/// How sectors get to the disk. It is no part of what lies there: a volume opens with either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Journal {
+    /// A sector and its tag change together, whatever happens: how volumes are used (crypto.md 5.1).
+    On,
+    /// Sectors are written once instead of twice, and nothing is flushed in between. What is interrupted leaves sectors that
+    /// cannot be read: only for a volume that holds nothing yet.
+    Off,
+}
+
+impl Journal {
+    /// The words before the number of options: where the data begin, the size of a tag, the mode.
+    fn words(self) -> Part<'static> {
+        match self {
+            Self::On => Part::Text(" 0 32 J "),
+            Self::Off => Part::Text(" 0 32 D "),
+        }
+    }
+}
+
 /// The one target of a device.
 pub struct Target {
     kind: &'static str,
@@ -29,12 +48,13 @@ impl Target {
     ///
     /// # Errors
     /// The key is not [`MAC_KEY`] bytes, or a path cannot stand in a table.
-    pub fn integrity(data: &Path, meta: &Path, key: &[u8]) -> Result<Self> {
+    pub fn integrity(data: &Path, meta: &Path, key: &[u8], journal: Journal) -> Result<Self> {
         Self::new(
             "integrity",
             &[
                 Part::Text(device(data)?),
-                Part::Text(" 0 32 J 3 meta_device:"),
+                journal.words(),
+                Part::Text("3 meta_device:"),
                 Part::Text(device(meta)?),
                 Part::Text(" internal_hash:hmac(sha256):"),
                 Part::Hex(sized(key, MAC_KEY, "the integrity key must have 32 bytes")?),
@@ -47,12 +67,13 @@ impl Target {
     ///
     /// # Errors
     /// A path cannot stand in a table.
-    pub fn integrity_for_crypt(data: &Path, meta: &Path) -> Result<Self> {
+    pub fn integrity_for_crypt(data: &Path, meta: &Path, journal: Journal) -> Result<Self> {
         Self::new(
             "integrity",
             &[
                 Part::Text(device(data)?),
-                Part::Text(" 0 32 J 1 meta_device:"),
+                journal.words(),
+                Part::Text("1 meta_device:"),
                 Part::Text(device(meta)?),
             ],
         )
@@ -229,20 +250,24 @@ mod tests {
 
     #[test]
     fn integrity_with_a_key_is_written_as_existing_volumes_have_it() {
-        let target = Target::integrity(at("/dev/loop0"), at("/dev/loop1"), &KEY[64..]).unwrap();
-        assert_eq!(target.kind(), "integrity");
-        assert_eq!(
-            target.parameters(),
-            format!(
-                "/dev/loop0 0 32 J 3 meta_device:/dev/loop1 internal_hash:hmac(sha256):{MAC_HEX} \
-                 allow_discards"
-            )
+        let table = |journal| {
+            let (data, meta) = (at("/dev/loop0"), at("/dev/loop1"));
+            let target = Target::integrity(data, meta, &KEY[64..], journal).unwrap();
+            assert_eq!(target.kind(), "integrity");
+            target.parameters().to_owned()
+        };
+        let existing = format!(
+            "/dev/loop0 0 32 J 3 meta_device:/dev/loop1 internal_hash:hmac(sha256):{MAC_HEX} \
+             allow_discards"
         );
+        assert_eq!(table(Journal::On), existing);
+        assert_eq!(table(Journal::Off), existing.replace(" J ", " D "));
     }
 
     #[test]
     fn integrity_below_authenticated_encryption_has_no_key() {
-        let target = Target::integrity_for_crypt(at("/dev/loop0"), at("/dev/loop1")).unwrap();
+        let (data, meta) = (at("/dev/loop0"), at("/dev/loop1"));
+        let target = Target::integrity_for_crypt(data, meta, Journal::On).unwrap();
         assert_eq!(target.kind(), "integrity");
         assert_eq!(
             target.parameters(),
@@ -306,7 +331,7 @@ mod tests {
     #[test]
     fn keys_and_hashes_of_other_lengths_are_refused() {
         let (a, b) = (at("/dev/a"), at("/dev/b"));
-        assert!(Target::integrity(a, b, &KEY[..31]).is_err());
+        assert!(Target::integrity(a, b, &KEY[..31], Journal::On).is_err());
         assert!(Target::crypt(a, &KEY[..32]).is_err());
         assert!(Target::crypt_authenticated(a, &KEY[..64]).is_err());
         assert!(Target::verity(&superblock(&[]), a, b, &KEY[..64]).is_err());

@@ -44,7 +44,8 @@ programs: deps
 unit: deps ## Run the tests that need no daemon
 	cargo test --workspace --locked --exclude cml-integration
 	shellcheck -x -P SCRIPTDIR images/*.sh images/*/*.sh integration/*.sh integration/vm/*.sh
-	shellcheck -s sh integration/vm/init images/device/initramfs-init images/device/root/etc/device/*
+	shellcheck -s sh integration/vm/init images/device/initramfs-init images/device/root/etc/device/* \
+	  images/device/root/etc/acpi/*/* images/busybox/rootfs/etc/*.script
 
 integration: programs ## Run the tests of the whole system (as root)
 	integration/clean.sh cargo test --locked --no-fail-fast -p cml-integration -- --test-threads 6

@@ -101,7 +101,7 @@ if [ -n "$probe" ]; then install -m 0755 -- "$probe" "$root/bin/probe"; fi
 while read -r file; do
     mode=0644
     case $file in
-    etc/init.d/*) mode=0755 ;;
+    etc/init.d/* | *.script) mode=0755 ;;
     esac
     install -D -m "$mode" -- "$here/rootfs/$file" "$root/$file"
 done <"$WORK/files"

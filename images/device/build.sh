@@ -60,11 +60,14 @@ for pair in mksquashfs:squashfs-tools mke2fs:e2fsprogs sfdisk:fdisk mcopy:mtools
 done
 for program in cmld cml-init control; do need_file "$programs/$program"; done
 need nft nftables
+[ "$(id -u)" -eq 0 ] || die "the files of the device belong to root; run this as root"
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 programs=$(cd -- "$programs" && pwd)
 enter_outdir "$out"
+development=no
 if [ -z "$pki" ]; then
+    development=yes
     pki=$OUT/pki
     "$IMAGES_DIR/pki/make-pki.sh" "$pki" "${PKI_KEYS:-rsa:3072}" >/dev/null
 fi
@@ -121,13 +124,13 @@ with_libraries "$programs/cmld"
 libraries=usr/lib/$(uname -m)-linux-gnu
 cp -L "/$libraries/libgcc_s.so.1" "$root/$libraries/"
 cp -rL "/$libraries/ossl-modules" "$root/$libraries/"
-cp /etc/ssl/openssl.cnf "$root/etc/ssl/"
 cp /etc/mke2fs.conf "$root/etc/"
 if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
     install -D -m 0644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 fi
 cp -r "$here/root/." "$root/"
-chmod 0755 "$root"/etc/device/*
+chmod 0755 "$root"/etc/device/* "$root"/etc/acpi/*/*
+if [ "$development" = yes ]; then : >"$root/etc/device/development"; fi
 ln -s ../run/resolv.conf "$root/etc/resolv.conf"
 ln -s ../proc/self/mounts "$root/etc/mtab"
 
@@ -154,7 +157,8 @@ mkdir -p "$initramfs"/{modules,dev,proc,sys,root}
 install -m 0755 "$(command -v busybox)" "$initramfs/busybox"
 install -m 0755 "$here/initramfs-init" "$initramfs/init"
 number=100
-for module in virtio_pci virtio_blk virtio_scsi ahci nvme sd_mod usb_storage squashfs; do
+for module in virtio_pci virtio_blk virtio_scsi ahci nvme vmd sd_mod mmc_block sdhci_pci sdhci_acpi xhci_pci ehci_pci uas \
+    usb_storage squashfs; do
     modprobe -d "$OUT/kernel" -S "$version" --show-depends "$module" || true
 done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
     name=$(basename "$file")
@@ -210,10 +214,12 @@ start=1MiB, size=${esp_size}MiB, type=U, name=cml-esp
 size=${root_size}MiB, type=linux, name=cml-root
 size=${data_size}MiB, type=linux, name=cml-data
 PARTITIONS
+# The number of the partition as the table has it: behind two blocks, the second entry of 128 bytes, behind its type.
+root_number=$(od -An -tx1 -j $((1024 + 128 + 16)) -N 16 "$image" | tr -d ' \n')
 uki=$WORK/BOOTX64.EFI
 printf 'ID=cml\nNAME="Container management layer"\nPRETTY_NAME="Container management layer"\n' >"$WORK/os-release"
 # What the kernel is told: on real hardware both consoles may be there.
-printf 'console=tty0 console=ttyS0 quiet panic=10\0' >"$WORK/cmdline"
+printf 'console=tty0 console=ttyS0 quiet panic=10 cml.root=%s\0' "$root_number" >"$WORK/cmdline"
 objcopy \
     --add-section .osrel="$WORK/os-release" --change-section-vma .osrel=0x20000 \
     --add-section .cmdline="$WORK/cmdline" --change-section-vma .cmdline=0x30000 \

@@ -404,13 +404,12 @@ fn attempt(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let trees: Vec<_> = opened.iter().map(Opened::tree).collect();
-    let mut prepared = host::prepare(&env.program, &planned.launch, &dev, &trees, &group)?;
+    let plan = plan::emulator(container.config, &held.rules, &group);
+    let emulator = Emulator::start(&env.program, &plan)?;
+    let prepared = host::prepare(&env.program, &planned.launch, &dev, &trees, &group);
+    let mut prepared = prepared.inspect_err(|_| emulator.dismiss())?;
     // Its init may make such a call at once.
-    let emulator = prepared.calls.take().map(|calls| {
-        let plan = plan::emulator(container.config, &held.rules, &group);
-        Emulator::start(&env.program, &plan, &calls)
-    });
-    let emulator = emulator.transpose();
+    let emulator = emulator.attend(prepared.calls.take().as_ref());
     let emulator = emulator.inspect_err(|_| prepared.put_away())?.map(Arc::new);
     let begun = network::connect(env, id, container.config, &prepared)
         .map_err(Failed::from)

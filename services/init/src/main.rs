@@ -74,7 +74,7 @@ fn obey(channel: &Channel) -> Result<(), Failure> {
         } => enter::bind_socket(channel, fds, &path, user_namespace),
         ToInit::Emulate => emulate::run(channel, fds),
         ToInit::Shift { ids } => shift::run(channel, fds, ids),
-        ToInit::Go | ToInit::Serve | ToInit::Allow | ToInit::Cry { .. } => {
+        ToInit::Go | ToInit::Attend | ToInit::Serve | ToInit::Allow | ToInit::Cry { .. } => {
             Err("no order before it").stage("receive the order")
         }
     }

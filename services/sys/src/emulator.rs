@@ -67,12 +67,11 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Starts the process for a container. Calls that come before it is ready wait; whether it gets there,
-    /// [`Emulator::ready`] tells.
+    /// Starts the process for a container that is about to be made: it settles while that is put together.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn start(program: &OwnedFd, plan: &EmulatorPlan, calls: &Calls) -> Result<Self> {
+    pub fn start(program: &OwnedFd, plan: &EmulatorPlan) -> Result<Self> {
         let plan = plan::seal(plan)?;
         let spawned = spawn(program, c"cml-emulate", None, None)?;
         let emulator = Self {
@@ -83,23 +82,54 @@ impl Emulator {
             process: spawned.pidfd,
             port: spawned.channel,
         };
-        let fds = [
-            plan.as_fd(),
-            calls.listener.as_fd(),
-            calls.user_namespace.as_fd(),
-            calls.network.as_fd(),
-            emulator.port.as_fd(),
-        ];
         let told = rustix::net::send(&emulator.port, &[1], rustix::net::SendFlags::NOSIGNAL)
             .context("release", "emulator")
-            .and_then(|_| emulator.port.send(&ToInit::Emulate, &fds));
+            .and_then(|_| emulator.port.send(&ToInit::Emulate, &[plan.as_fd()]));
         match told {
             Ok(()) => Ok(emulator),
             Err(error) => {
-                emulator.end();
+                emulator.dismiss();
                 Err(error)
             }
         }
+    }
+
+    /// Hands the container's calls over, if it makes any that somebody else does; else nobody is needed. Calls that
+    /// come before it is ready wait; whether it gets there, [`Emulator::ready`] tells.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn attend(self, calls: Option<&Calls>) -> Result<Option<Self>> {
+        let attended = calls.map(|calls| {
+            let fds = [
+                calls.listener.as_fd(),
+                calls.user_namespace.as_fd(),
+                calls.network.as_fd(),
+                self.port.as_fd(),
+            ];
+            self.port.send(&ToInit::Attend, &fds)
+        });
+        match attended {
+            Some(Ok(())) => Ok(Some(self)),
+            Some(Err(error)) => {
+                // It may know more about it.
+                let reason = self.last_words();
+                self.dismiss();
+                Err(reason.map_or(error, |reason| {
+                    Error::failed("start emulator".to_owned(), &reason)
+                }))
+            }
+            None => {
+                self.dismiss();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Ends it: there is no container for it.
+    pub fn dismiss(&self) {
+        let _ = pidfd::signal(&self.process, libc::SIGKILL);
+        let _ = pidfd::wait(&self.process, PATIENCE);
     }
 
     /// Waits until it is at work.
@@ -177,8 +207,7 @@ impl Emulator {
     /// Collects it when its container is gone, which ends it.
     pub fn end(&self) {
         if pidfd::wait(&self.process, PATIENCE).is_err() {
-            let _ = pidfd::signal(&self.process, libc::SIGKILL);
-            let _ = pidfd::wait(&self.process, PATIENCE);
+            self.dismiss();
         }
     }
 }
@@ -205,11 +234,13 @@ mod tests {
             user_namespace: file("/proc/self/ns/user"),
             network: file("/proc/self/ns/net"),
         };
-        // Neither of them says anything.
+        // Neither of them says anything, and they may be gone before they were told anything.
         for program in ["/bin/true", "/bin/false"] {
-            let emulator = Emulator::start(&file(program), &plan, &calls);
-            // It may be gone before it was told anything.
-            let Ok(emulator) = emulator else { continue };
+            let emulator = Emulator::start(&file(program), &plan);
+            let attended = emulator.and_then(|emulator| emulator.attend(Some(&calls)));
+            let Ok(Some(emulator)) = attended else {
+                continue;
+            };
             assert!(emulator.ready().is_err());
             assert_eq!(emulator.last_words(), None);
             emulator.end();

@@ -227,9 +227,11 @@ pub enum ToInit {
         /// The container's ids.
         ids: IdRange,
     },
-    /// Do system calls for a container. Descriptors: the [`crate::emulator::EmulatorPlan`], the listener of its
-    /// init, its user and its network namespace, the daemon's end of this channel.
+    /// Get ready to do system calls for a container. Descriptor: the [`crate::emulator::EmulatorPlan`].
     Emulate,
+    /// Do them. Descriptors: the listener of its init, its user and its network namespace, the daemon's end of this
+    /// channel.
+    Attend,
     /// Do those of a command in it as well. Descriptor: the listener.
     Serve,
     /// Its devices have changed. Descriptor: the [`crate::device::Rules`].

@@ -66,16 +66,12 @@ struct Child {
 
 /// Works until the last process of the container has gone.
 pub(crate) fn run(channel: &Channel, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-    let Ok([plan, listener, user_namespace, network, port]) = <[OwnedFd; 5]>::try_from(fds) else {
-        return Err("five descriptors must come along").stage("emulate");
+    let Ok([plan]) = <[OwnedFd; 1]>::try_from(fds) else {
+        return Err("a plan must come along").stage("emulate");
     };
     // The terminal that the daemon was started from ends the daemon, not us.
     rustix::process::setsid().stage("leave the session")?;
-    park(port)?;
     let plan: EmulatorPlan = cml_sys::plan::unseal(plan).stage("read the plan")?;
-    let crier = plan.news.then(|| home::crier_in(&network)).transpose();
-    let crier = crier.stage("enter the container's network")?;
-    drop(network);
     home::settle().stage("leave the daemon's mounts")?;
     let kept = |number: &u32| {
         KEPT.contains(number)
@@ -84,6 +80,18 @@ pub(crate) fn run(channel: &Channel, fds: Vec<OwnedFd>) -> Result<(), Failure> {
     };
     let dropped: Vec<u32> = (0..64).filter(|number| !kept(number)).collect();
     isolate::drop_privileges(&dropped).stage("drop capabilities")?;
+    // Until here it ends with the daemon, or when the container does not come about.
+    let fds = match channel.receive(None).stage("wait for the container")? {
+        (ToInit::Attend, fds) => fds,
+        _ => return Err("another order instead").stage("wait for the container"),
+    };
+    let Ok([listener, user_namespace, network, port]) = <[OwnedFd; 4]>::try_from(fds) else {
+        return Err("four descriptors must come along").stage("emulate");
+    };
+    park(port)?;
+    let crier = plan.news.then(|| home::crier_in(&network)).transpose();
+    let crier = crier.stage("enter the container's network")?;
+    drop(network);
     let mut emulation = Emulation {
         home: Namespace::of(&user_namespace).stage("identify the container")?,
         plan,

@@ -10,6 +10,7 @@
 mod actor;
 mod bridge;
 mod claim;
+mod home;
 mod lease;
 mod names;
 mod networks;
@@ -18,6 +19,7 @@ mod record;
 mod router;
 mod rules;
 mod show;
+mod state;
 mod veth;
 
 pub use actor::Network;

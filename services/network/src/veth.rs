@@ -156,7 +156,7 @@ fn remove(netlink: &mut Netlink, identity: Identity, name: &str) -> Result<bool>
 
 fn bring_up(netlink: &mut Netlink, index: u32, addresses: [Address; 2]) -> Result<()> {
     for address in addresses {
-        unless_missing(address.ip, netlink.add_address(index, address))?;
+        unless_missing(address.ip, netlink.add_address(index, &address))?;
     }
     netlink.set_up(index, true)
 }

@@ -5,5 +5,7 @@
 
 mod cards;
 mod core0;
+mod homecoming;
 mod rig;
 mod virtual_ends;
+mod waiting;

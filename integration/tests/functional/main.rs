@@ -18,6 +18,7 @@ mod guestos_install;
 mod guests;
 mod lifecycle;
 mod network;
+mod network_changes;
 mod pin;
 mod provisioning;
 mod resources;

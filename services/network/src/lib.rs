@@ -12,6 +12,7 @@ mod bridge;
 mod claim;
 mod home;
 mod lease;
+mod listen;
 mod names;
 mod networks;
 mod nic;

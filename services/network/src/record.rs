@@ -60,6 +60,9 @@ pub struct Veth {
     pub subnet: u8,
     /// The near end lies in core0, not on the host.
     pub in_core0: bool,
+    /// The number of the near end, once it is made.
+    #[serde(default)]
+    pub near: Option<u32>,
 }
 
 /// A physical interface that is away from home.

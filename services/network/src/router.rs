@@ -27,6 +27,7 @@ pub fn uplink() -> Veth {
         renamed: false,
         subnet: UPLINK,
         in_core0: false,
+        near: None,
     }
 }
 
@@ -72,7 +73,11 @@ mod tests {
             link.kind = link.kind.take().filter(|kind| kind != "veth");
         }
         let mac = links.iter().find(|link| link.name == "a").unwrap().mac;
-        let cards = all_cards(&links, Identity([0; 5]));
+        let identity = Identity {
+            range: [0; 5],
+            mark: [1; 3],
+        };
+        let cards = all_cards(&links, identity);
         let claims: Vec<_> = cards.into_iter().map(|wish| wish.claim).collect();
         assert_eq!(claims, [Claim::Mac(mac.unwrap())]);
     }

@@ -18,6 +18,9 @@ struct Stored {
     /// Interfaces that were nowhere when their container ended.
     #[serde(default)]
     strays: Vec<Nic>,
+    /// The host's forwarding was switched on by us.
+    #[serde(default)]
+    forwarding: bool,
 }
 
 /// The file.
@@ -77,5 +80,38 @@ impl State {
     pub fn found(&mut self, nic: &Nic) -> Result<(), NetworkError> {
         self.stored.strays.retain(|known| known != nic);
         self.write()
+    }
+
+    /// Whether it was us who switched the host's forwarding on.
+    pub fn forwarding(&self) -> bool {
+        self.stored.forwarding
+    }
+
+    /// It is us who switch the host's forwarding on.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn set_forwarding(&mut self) -> Result<(), NetworkError> {
+        self.stored.forwarding = true;
+        self.write()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_was_known_in_this_boot_is_known_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("device.json");
+        let mut state = State::open(&path);
+        state.set_forwarding().unwrap();
+        assert!(State::open(&path).forwarding());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let boot_id = proc::boot_id().unwrap();
+        std::fs::write(&path, text.replace(boot_id.as_str(), "another")).unwrap();
+        assert!(!State::open(&path).forwarding());
     }
 }

@@ -168,8 +168,11 @@ pub enum NetworkError {
          gets when it starts"
     )]
     NotConnected(ContainerId),
-    /// Too many virtual interfaces.
-    #[error("all subnets of 172.23.0.0/16 are in use; stop another container")]
+    /// Too many virtual interfaces, or a network of the host where they would be.
+    #[error(
+        "all subnets of 172.23.0.0/16 are in use, by containers or by the host itself (`ip route`); stop another \
+         container, or give that network of the host other addresses"
+    )]
     NoSubnet,
     /// The kernel or a program refused something.
     #[error("network of container {id}: {reason}")]

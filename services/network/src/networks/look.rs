@@ -12,6 +12,7 @@ use crate::{
 impl Networks {
     /// Looks for interfaces that containers still wait for, and for those that were given and are not there.
     pub fn look_for_missing(&mut self) {
+        self.mend_rules();
         self.look_for_strays();
         self.adopt_new_cards();
         // What nobody asked for by name is core0's, which therefore comes last.

@@ -101,19 +101,22 @@ impl Networks {
         Ok(networks)
     }
 
-    /// Rules that somebody has removed while no daemon ran are set again (runtime.md 9, number 51).
+    /// Rules that somebody has removed while no daemon ran are set again (runtime.md 9, number 51), and so are ends that
+    /// a daemon was about to make.
     fn reconcile(&mut self) {
         for id in self.connected.keys().copied().collect::<Vec<_>>() {
             let record = self.connected[&id].record.clone();
             let mut configured = record.veths.iter().filter(|veth| veth.configure);
             let routed = configured.try_for_each(|veth| self.route_for(id, veth));
-            let filtered = record.nics.iter().any(|nic| nic.filter.is_some());
-            let filtered = match filtered {
-                true => self.set_filters(false, id),
-                false => Ok(()),
-            };
+            let mut filtered = record.nics.iter().filter(|nic| nic.filter.is_some());
+            let filtered = filtered.try_for_each(|nic| self.set_filters(nic.from_core0, id));
             if let Err(error) = routed.and(filtered) {
                 tracing::error!(container = %id, %error, "its rules are not set");
+            }
+            if self.inside(id).is_ok()
+                && let Err(error) = self.replug_if_cut_off(id)
+            {
+                tracing::error!(container = %id, %error, "it is cut off");
             }
         }
     }

@@ -120,10 +120,13 @@ impl Networks {
             self.nobody_has(id, link, from_core0)?;
             self.must_be_suitable(link, &links)?;
             let inside = self.links(self.inside(id)?).map_err(&failed)?;
+            let mut home = describe(&mut netlink, link, &links).map_err(&failed)?;
+            // What sysfs shows is the host's.
+            home.device = home.device.filter(|_| !from_core0);
             let nic = Nic {
                 claim: wish.claim.clone(),
                 inside: nic::free_index(link.index, &inside),
-                home: describe(&mut netlink, link, &links).map_err(&failed)?,
+                home,
                 filter: wish.filter.clone(),
                 from_core0,
                 hidden: false,

@@ -7,5 +7,6 @@ mod cards;
 mod core0;
 mod homecoming;
 mod rig;
+mod rules;
 mod virtual_ends;
 mod waiting;

@@ -86,7 +86,12 @@ impl Rig {
             hosted: true,
             isolate: false,
         };
-        sh(&rig.host, "ip link set lo up");
+        // A new network takes the machine's forwarding over (devconf_inherit_init_net).
+        sh(
+            &rig.host,
+            "ip link set lo up && sysctl -qw net.ipv4.ip_forward=0 && \
+             sysctl -qw net.ipv6.conf.all.forwarding=0",
+        );
         sh(&rig.world, "ip link set lo up");
         rig
     }

@@ -11,8 +11,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv, send,
-    socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv,
+    send, socket_with,
 };
 
 use super::link::Link;
@@ -21,7 +21,7 @@ use crate::error::{Context, Result, explained};
 /// The kernel fills at most 32 KiB at a time (netlink(7), `NLMSG_GOODSIZE`).
 pub(super) const BUFFER: usize = 64 << 10;
 /// Bytes of `struct nlmsghdr` in front of every message, and of `struct nlattr` in front of every attribute.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 const ATTRIBUTE: usize = 4;
 /// linux/netlink.h: the attribute of an answer that explains an error.
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -192,34 +192,52 @@ impl AsFd for Netlink {
     }
 }
 
-/// A socket that hears of these groups as well.
+/// A socket for routing that hears of these groups as well.
 pub(super) fn route_socket(groups: u32) -> Result<OwnedFd> {
+    // NETLINK_ROUTE is 0.
+    socket(None, groups).context("open", "netlink socket")
+}
+
+/// A socket of the namespace that the calling thread is in, which hears of these groups as well.
+pub(super) fn socket(protocol: Option<Protocol>, groups: u32) -> io::Result<OwnedFd> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
-        // NETLINK_ROUTE is 0.
-        None,
-    )
-    .context("open", "netlink socket")?;
-    let address = netlink::SocketAddrNetlink::new(0, groups);
-    bind(&socket, &address).context("bind", "netlink socket")?;
+        protocol,
+    )?;
+    bind(&socket, &netlink::SocketAddrNetlink::new(0, groups))?;
     Ok(socket)
 }
 
-/// The messages in a packet.
-pub(super) fn messages(mut packet: &[u8]) -> impl Iterator<Item = NetlinkMessage<Answer>> {
+/// A message in a packet.
+pub(super) struct Head<'a> {
+    /// What it is.
+    pub kind: u16,
+    /// What it says.
+    pub payload: &'a [u8],
+    /// Both, as they came.
+    whole: &'a [u8],
+}
+
+/// The messages in a packet, as they came.
+pub(super) fn heads(mut packet: &[u8]) -> impl Iterator<Item = Head<'_>> {
     std::iter::from_fn(move || {
-        loop {
-            let length = packet.first_chunk::<4>()?;
-            let length = u32::from_ne_bytes(*length) as usize;
-            let message = packet.get(..length).filter(|_| length >= HEADER)?;
-            packet = packet.get(length.next_multiple_of(4)..).unwrap_or_default();
-            if let Ok(message) = NetlinkMessage::deserialize(message) {
-                return Some(message);
-            }
-        }
+        let length = packet.first_chunk::<4>()?;
+        let length = u32::from_ne_bytes(*length) as usize;
+        let whole = packet.get(..length).filter(|_| length >= HEADER)?;
+        packet = packet.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Head {
+            kind: u16::from_ne_bytes([whole[4], whole[5]]),
+            payload: &whole[HEADER..],
+            whole,
+        })
     })
+}
+
+/// The messages in a packet, understood.
+pub(super) fn messages(packet: &[u8]) -> impl Iterator<Item = NetlinkMessage<Answer>> {
+    heads(packet).filter_map(|head| NetlinkMessage::deserialize(head.whole).ok())
 }
 
 /// The error with the kernel's own explanation, if it gave one. `rest` is what follows the code: the header of the

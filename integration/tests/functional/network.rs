@@ -456,7 +456,7 @@ fn many_containers_that_start_at_once_get_different_subnets() {
     same(&daemon, &before);
 }
 
-/// `CML_CYCLES` makes it so many.
+/// `CML_CYCLES` makes it so many (`make test-long`).
 fn cycles(few: usize) -> usize {
     env::var("CML_CYCLES").map_or(few, |text| text.parse().unwrap())
 }

@@ -1,7 +1,7 @@
 //! The daemon is killed at every step of what connects a container. Afterwards the network card is inside or at home,
 //! never lost, and the host's network is what it was as soon as the container has stopped.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use cml_integration::{Daemon, Network, eventually};
 
@@ -41,9 +41,28 @@ fn settles(daemon: &Daemon, before: &str) {
     // It may be stopped, or stopping, already.
     daemon.control().run(&["stop", "web"]);
     daemon.wait_for("web", "STOPPED");
-    eventually("the host's network is what it was", || {
-        (picture(daemon) == before).then_some(())
-    });
+    let as_before = || {
+        (0..500).any(|_| {
+            let as_before = picture(daemon) == before;
+            if !as_before {
+                thread::sleep(Duration::from_millis(20));
+            }
+            as_before
+        })
+    };
+    if !as_before() {
+        let now = picture(daemon);
+        let only = |these: &str, those: &str| -> Vec<String> {
+            let those: Vec<_> = those.lines().collect();
+            let these = these.lines().filter(|line| !those.contains(line));
+            these.map(str::to_owned).collect()
+        };
+        panic!(
+            "gone: {:#?}, new: {:#?}",
+            only(before, &now),
+            only(&now, before)
+        );
+    }
 }
 
 /// How netlink is talked to, records are replaced, and namespaces are named and entered.

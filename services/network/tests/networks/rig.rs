@@ -146,18 +146,17 @@ impl Rig {
     }
 }
 
-/// Runs a command line in a namespace; what it printed, which is an error if it failed.
+/// Runs a command line in a namespace; what it printed. Complaints count if it failed: `ip` complains about names of
+/// networks that others are about to make or to remove.
 pub fn try_sh(namespace: &Namespace, line: &str) -> Result<String, String> {
     let output = namespace
         .run(|| Ok(Command::new("sh").args(["-c", line]).output()))
         .unwrap();
     let output = output.unwrap();
-    let printed = [output.stdout, output.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed).into_owned();
-    if output.status.success() {
-        Ok(printed)
-    } else {
-        Err(printed)
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&[output.stdout, output.stderr].concat())),
     }
 }
 
@@ -168,17 +167,15 @@ pub fn sh(namespace: &Namespace, line: &str) -> String {
 
 #[track_caller]
 pub fn same(before: &str, after: &str) {
-    let less: Vec<_> = before
-        .lines()
-        .filter(|line| !after.contains(line))
-        .collect();
-    let more: Vec<_> = after
-        .lines()
-        .filter(|line| !before.contains(line))
-        .collect();
+    let only = |these: &str, those: &str| -> Vec<String> {
+        let those: Vec<_> = those.lines().collect();
+        let these = these.lines().filter(|line| !those.contains(line));
+        these.map(str::to_owned).collect()
+    };
+    let (less, more) = (only(before, after), only(after, before));
     assert!(
         before == after,
-        "gone: {less:#?}, new: {more:#?}, of {before}"
+        "gone: {less:#?}, new: {more:#?}, of {before}\nnow {after}"
     );
 }
 

@@ -112,15 +112,15 @@ impl Nic {
             let mut there = inside.netlink()?;
             if let Some(link) = self.find_inside(&mut there)? {
                 self.fetch(&mut there, &link, home)?;
-                let link = self.home.find(&mut here)?.ok_or_else(|| {
-                    Error::invalid("find", &self.home.name, "it went home and is not there")
-                })?;
-                let parted = part(&mut there, link.index);
-                self.home.restore(&mut here, link)?;
-                return parted.map(|parted| match parted {
-                    true => Return::Home,
-                    false => Return::Shared,
-                });
+                // Unless it was unplugged at that moment.
+                if let Some(link) = self.home.find(&mut here)? {
+                    let parted = part(&mut there, link.index);
+                    self.home.restore(&mut here, link)?;
+                    return parted.map(|parted| match parted {
+                        true => Return::Home,
+                        false => Return::Shared,
+                    });
+                }
             }
         }
         let end = Instant::now() + RETURN_PATIENCE;

@@ -463,10 +463,15 @@ fn cycles(few: usize) -> usize {
 
 #[test]
 fn a_card_survives_many_lives_of_its_container() {
-    let (daemon, _world) = with_card();
+    let (mut daemon, _world) = with_card();
+    // The init of busybox takes two seconds to end: it waits for processes that it has asked to.
+    daemon.add_guest("small", |guest| {
+        guest.init_path = Some("/bin/sleep".into());
+        guest.init_param = vec!["1000000".into()];
+    });
     let before = daemon.host().picture();
     daemon.create(
-        "name: \"a\"\nguest_os: \"busybox\"\ntoken_type: NONE\nnet_ifaces { netif: \"nic0\" }\n",
+        "name: \"a\"\nguest_os: \"small\"\ntoken_type: NONE\nnet_ifaces { netif: \"nic0\" }\n",
     );
     for _ in 0..cycles(10) {
         daemon.control().ok(&["start", "a"]);

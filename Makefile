@@ -1,6 +1,6 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build programs demo device qemu test test-debian test-device test-quiet unit integration lint bench fuzz audit debian
+.PHONY: help deps build programs demo device qemu test test-debian test-device test-long test-quiet unit integration lint bench fuzz audit debian
 
 PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs iproute2 libssl-dev nftables openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
@@ -52,6 +52,14 @@ integration: programs ## Run the tests of the whole system (as root)
 
 test-quiet: programs ## Run the tests that compare times, on a machine that does nothing else
 	integration/clean.sh cargo test --locked -p cml-integration --test robustness -- --ignored hogs::
+
+# The same tests, as often as it takes to believe that nothing leaks; in `make test` they repeat things a few times.
+test-long: programs ## Run the tests of networks with 1000, 200 and 100 repetitions (as root, many minutes)
+	CML_CYCLES=1000 cargo test --locked -p cml-network --test networks -- nothing_leaks
+	CML_CYCLES=200 integration/clean.sh cargo test --locked -p cml-integration --test functional -- \
+	  network::a_card_survives
+	CML_CYCLES=100 integration/clean.sh cargo test --locked -p cml-integration --test functional -- \
+	  network::many_containers
 
 test: lint unit integration demo ## Run all tests
 

@@ -19,6 +19,7 @@ mod guests;
 mod hotplug;
 mod lifecycle;
 mod network;
+mod network_changes;
 mod owners;
 mod pin;
 mod provisioning;

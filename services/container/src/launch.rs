@@ -329,8 +329,9 @@ fn attempt_or_undo(
     };
     undo.retain(|undo| matches!(undo, Undo::Volumes(_)) && *undo != volumes);
     undo.push(volumes);
-    // After the guest has ended, which could otherwise hide an interface; its namespace has a name until then.
-    undo.extend(container.config.netns().then_some(Undo::Network));
+    // After the guest has ended, which could otherwise hide an interface; its namespace has a name until then. Also if it
+    // gets no network now: an earlier run may have had one.
+    undo.push(Undo::Network);
     if !planned.launch.fifos.is_empty() {
         undo.push(Undo::Fifos(env.fifos.dir(id)));
     }

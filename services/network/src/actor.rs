@@ -1,9 +1,6 @@
-//! The network actor: puts requests in a row, and listens to what happens to the host's interfaces.
+//! The network actor: puts requests in a row, and listens to what happens to the host's network.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cml_bus::{
     actor::{
@@ -17,15 +14,12 @@ use cml_bus::{
     error::BusError,
     supervisor::Watch,
 };
-use cml_sys::{
-    net::watch::LinkWatch,
-    ready::{self, Interest},
+use cml_sys::net::{tables::TableWatch, watch::LinkWatch};
+
+use crate::{
+    listen::{Ear, listen},
+    networks::{Networks, Settings},
 };
-
-use crate::networks::{Networks, Settings};
-
-/// An interface that has just come may be given another name in a moment (runtime.md 0.5).
-const SETTLE: Duration = Duration::from_millis(100);
 
 type Shared = Arc<Mutex<Result<Networks, NetworkError>>>;
 
@@ -69,50 +63,6 @@ impl Network {
             done.await.map_err(BusError::from)?
         })
     }
-
-    /// Listens for interfaces that containers wait for.
-    fn listen(&self, context: &mut Context<Self>) {
-        let host = self.settings.host.clone();
-        let listening = LinkWatch::new(&host).and_then(|links| {
-            let file = links
-                .file()
-                .and_then(|file| ready::watch(file, Interest::READABLE));
-            file.map(|file| (links, file))
-                .map_err(|source| cml_sys::Error {
-                    action: "listen to",
-                    subject: "interfaces".into(),
-                    source,
-                })
-        });
-        let (links, file) = match listening {
-            Ok(listening) => listening,
-            Err(error) => {
-                tracing::error!(%error, "interfaces that come later are not noticed");
-                return;
-            }
-        };
-        let me = context.address();
-        let listen = async move {
-            loop {
-                let Ok(mut ready) = file.readable().await else {
-                    return;
-                };
-                ready.clear_ready();
-                match links.take() {
-                    Ok(heard) if heard.news => {
-                        tokio::time::sleep(SETTLE).await;
-                        let _ = me.send(Look).await;
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "interfaces that come later are not noticed");
-                        return;
-                    }
-                }
-            }
-        };
-        context.spawn(listen.into_actor(self));
-    }
 }
 
 impl Actor for Network {
@@ -120,14 +70,30 @@ impl Actor for Network {
 
     fn started(&mut self, context: &mut Context<Self>) {
         let (pool, settings) = (self.pool.clone(), self.settings.clone());
-        let open = async move { pool.run(move || Networks::open(settings)).await };
+        let open = async move {
+            pool.run(move || {
+                // In this order: what happens from now on is heard, and what has happened is looked for.
+                let links = LinkWatch::open(&settings.host);
+                let tables = TableWatch::open(&settings.host);
+                (Networks::open(settings), links, tables)
+            })
+            .await
+        };
         let open = open.into_actor(self).map(|opened, network, context| {
-            let opened = opened.unwrap_or_else(|died| Err(BusError::from(died).into()));
+            let (opened, links, tables) = match opened {
+                Ok((opened, links, tables)) => (opened, Some(links), Some(tables)),
+                Err(died) => (Err(BusError::from(died).into()), None, None),
+            };
             if let Err(error) = &opened {
                 tracing::error!(%error, "no container can be connected");
             }
             network.networks = Some(Arc::new(Mutex::new(opened)));
-            network.listen(context);
+            let host = &network.settings.host;
+            let me = context.address();
+            let links = listen(links, host.clone(), me.clone(), || Look);
+            let tables = listen(tables, host.clone(), me, || Mend);
+            context.spawn(links.into_actor(network));
+            context.spawn(tables.into_actor(network));
         });
         // Nothing is answered before it is known what is there. The job asks no actor.
         context.wait(open);
@@ -139,6 +105,14 @@ impl Actor for Network {
 struct Look;
 
 impl cml_bus::actor::Message for Look {
+    type Result = Result<(), NetworkError>;
+}
+
+/// A table of rules was removed from the host.
+#[derive(Debug)]
+struct Mend;
+
+impl cml_bus::actor::Message for Mend {
     type Result = Result<(), NetworkError>;
 }
 
@@ -175,6 +149,10 @@ in_turn! {
     };
     Look => (), |_request, networks| {
         networks.look_for_missing();
+        Ok(())
+    };
+    Mend => (), |_request, networks| {
+        networks.mend_rules();
         Ok(())
     };
 }

@@ -18,18 +18,24 @@ pub const UPLINK: u8 = 0;
 /// The last one that the existing system uses (runtime.md 4.1).
 const LAST: u8 = 254;
 
+/// How exactly it is written down when a container last ran, in seconds: starts need not wait for the disk for that.
+const PRECISION: u64 = 60 * 60;
+
 /// What is stored. A field that is added gets `#[serde(default)]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Stored {
     /// The 40 random bits of a range of local IPv6 addresses (RFC 4193).
     identity: [u8; 5],
+    /// Random as well: what is ours in the kernel.
+    #[serde(default)]
+    mark: [u8; 3],
     /// By UUID.
     containers: BTreeMap<String, Lease>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Lease {
-    /// When it was last taken, in seconds of Unix time.
+    /// When the container last started, in seconds of Unix time.
     used: u64,
     /// Subnets by the name of the interface.
     subnets: BTreeMap<String, u8>,
@@ -56,7 +62,7 @@ impl Leases {
     /// # Errors
     /// It cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, NetworkError> {
-        let read = match file::read(path) {
+        let read: Option<Stored> = match file::read(path) {
             Ok(text) => serde_json::from_slice(&text)
                 .inspect_err(|error| {
                     tracing::error!(path = %path.display(), %error, "subnets are forgotten");
@@ -65,17 +71,18 @@ impl Leases {
             Err(error) if error.is_absence() => None,
             Err(error) => return Err(failed(path, error)),
         };
-        if let Some(stored) = read {
-            let path = path.to_owned();
-            return Ok(Self { path, stored });
-        }
-        let mut stored = Stored::default();
-        random::fill(&mut stored.identity).map_err(|error| failed(path, error))?;
-        let leases = Self {
+        let mut leases = Self {
             path: path.to_owned(),
-            stored,
+            stored: read.unwrap_or_default(),
         };
-        leases.write()?;
+        let Stored { identity, mark, .. } = &mut leases.stored;
+        if *mark == [0; 3] {
+            if *identity == [0; 5] {
+                random::fill(identity).map_err(|error| failed(path, error))?;
+            }
+            random::fill(mark).map_err(|error| failed(path, error))?;
+            leases.write()?;
+        }
         Ok(leases)
     }
 
@@ -87,13 +94,38 @@ impl Leases {
 
     /// What tells this device from others.
     pub fn identity(&self) -> Identity {
-        Identity(self.stored.identity)
+        Identity {
+            range: self.stored.identity,
+            mark: self.stored.mark,
+        }
     }
 
     fn subnet(&self, number: u8) -> Subnet {
         Subnet {
             number,
             identity: self.identity(),
+        }
+    }
+
+    /// A container starts with these interfaces: subnets of others that it once had are free.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn begin(&mut self, id: ContainerId, interfaces: &[&str]) -> Result<(), NetworkError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_secs());
+        let lease = self.stored.containers.entry(id.to_string()).or_default();
+        let had = lease.subnets.len();
+        lease
+            .subnets
+            .retain(|name, _| interfaces.contains(&name.as_str()));
+        let freed = lease.subnets.len() < had;
+        let outdated = now.abs_diff(lease.used) > PRECISION;
+        lease.used = now;
+        // One that has none yet gets one now, and that is written down.
+        match freed || (outdated && had > 0) {
+            true => self.write(),
+            false => Ok(()),
         }
     }
 
@@ -109,13 +141,9 @@ impl Leases {
         is_idle: impl Fn(ContainerId) -> bool,
         fits: impl Fn(Subnet) -> bool,
     ) -> Result<Subnet, NetworkError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |since| since.as_secs());
         let name = id.to_string();
-        let lease = self.stored.containers.entry(name.clone()).or_default();
-        // Written with the next change; it only decides who goes first.
-        lease.used = now;
-        let had = lease.subnets.get(interface).copied();
+        let lease = self.stored.containers.get(&name);
+        let had = lease.and_then(|lease| lease.subnets.get(interface).copied());
         let had = had.map(|number| self.subnet(number));
         if let Some(subnet) = had.filter(|subnet| fits(*subnet)) {
             return Ok(subnet);
@@ -179,6 +207,7 @@ mod tests {
     }
 
     fn take(leases: &mut Leases, id: ContainerId) -> Result<u8, NetworkError> {
+        leases.begin(id, &["host0"])?;
         let taken = leases.take(id, "host0", |_| false, |_| true);
         taken.map(|subnet| subnet.number)
     }
@@ -223,6 +252,32 @@ mod tests {
         let number = old.subnets["host0"];
         let taken = leases.take(ContainerId::random(), "host0", |_| true, |_| true);
         assert_eq!(taken.unwrap().number, number);
+    }
+
+    #[test]
+    fn what_is_not_configured_any_more_is_free_and_the_order_of_starts_outlives_a_daemon() {
+        let (dir, mut leases) = open();
+        let ids: Vec<_> = (0..253).map(|_| ContainerId::random()).collect();
+        for id in &ids {
+            take(&mut leases, *id).unwrap();
+        }
+        let taken = leases.take(ids[0], "lan", |_| false, |_| true).unwrap();
+        let mut again = Leases::open(&dir.path().join("leases")).unwrap();
+        assert_eq!(take(&mut again, ids[0]).unwrap(), 1);
+        assert_eq!(
+            take(&mut again, ContainerId::random()).unwrap(),
+            taken.number
+        );
+        // All have run long ago, and one of them again.
+        for lease in again.stored.containers.values_mut() {
+            lease.used = 1;
+        }
+        let first = again.stored.containers.keys().next().unwrap().clone();
+        let first = first.parse().unwrap();
+        let kept = take(&mut again, first).unwrap();
+        let mut again = Leases::open(&dir.path().join("leases")).unwrap();
+        let other = again.take(ContainerId::random(), "host0", |_| true, |_| true);
+        assert_ne!(other.unwrap().number, kept);
     }
 
     #[test]

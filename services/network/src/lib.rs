@@ -10,7 +10,9 @@
 mod actor;
 mod bridge;
 mod claim;
+mod home;
 mod lease;
+mod listen;
 mod names;
 mod networks;
 mod nic;
@@ -18,6 +20,7 @@ mod record;
 mod router;
 mod rules;
 mod show;
+mod state;
 mod veth;
 
 pub use actor::Network;

@@ -1,27 +1,38 @@
 //! What is ours on a machine that others use as well: a group of interfaces, a table of rules, and names.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cml_sys::net::{address::Address, mac::Mac};
 
-/// What tells this device, and what it makes in the kernel, from every other: the random part of its range of
-/// local IPv6 addresses (RFC 4193).
+/// What tells this device, and what it makes in the kernel, from every other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity(pub [u8; 5]);
+pub struct Identity {
+    /// The random part of its range of local IPv6 addresses (RFC 4193), which containers know.
+    pub range: [u8; 5],
+    /// What its groups and tables are called after, which containers do not know: a guest can put an interface into any
+    /// group.
+    pub mark: [u8; 3],
+}
 
 /// The first bytes of our groups, so that small numbers, which people use, are not hit.
 const ROUTED: u8 = b'c';
+const BARE: u8 = b'b';
 const BRIDGED: u8 = b'f';
 
 impl Identity {
     fn group_of(self, first: u8) -> u32 {
-        let [a, b, c, ..] = self.0;
+        let [a, b, c] = self.mark;
         u32::from_be_bytes([first, a, b, c])
     }
 
     /// The group of the host's ends of virtual interfaces, and of nothing else.
     pub fn group(self) -> u32 {
         self.group_of(ROUTED)
+    }
+
+    /// The group of the host's ends that somebody else configures: our rules do not mean them.
+    pub fn bare_group(self) -> u32 {
+        self.group_of(BARE)
     }
 
     /// The group of what filtered interfaces need. Some kernels have bridged packets pass the rules for routed ones, which
@@ -32,14 +43,24 @@ impl Identity {
 
     /// Whether an interface of this group is ours.
     pub fn owns(self, group: u32) -> bool {
-        [self.group(), self.bridged_group()].contains(&group)
+        self.owns_end(group) || group == self.bridged_group()
     }
 
-    /// The name of our table of rules.
+    /// Whether an interface of this group is the host's end of a virtual interface.
+    pub fn owns_end(self, group: u32) -> bool {
+        [self.group(), self.bare_group()].contains(&group)
+    }
+
+    /// The name of our tables of rules.
     pub fn table(self) -> String {
-        let [a, b, c, ..] = self.0;
+        let [a, b, c] = self.mark;
         format!("cml_{a:02x}{b:02x}{c:02x}")
     }
+}
+
+/// Whether a name is one that we may give to an interface at any time.
+pub fn is_ours(name: &str) -> bool {
+    name.starts_with("cml")
 }
 
 /// One of the networks between host and a container: 172.23.N.0/24 (runtime.md 4.1).
@@ -53,6 +74,8 @@ pub struct Subnet {
 
 const V4_PREFIX: u8 = 24;
 const V6_PREFIX: u8 = 64;
+/// Networks with fewer bits than all of ours together have.
+const WIDE: u8 = 16;
 
 impl Subnet {
     fn v4(self, host: u8) -> Address {
@@ -60,7 +83,7 @@ impl Subnet {
     }
 
     fn v6(self, host: u16) -> Address {
-        let [a, b, c, d, e] = self.identity.0;
+        let [a, b, c, d, e] = self.identity.range;
         let word = |high, low| u16::from_be_bytes([high, low]);
         let number = self.number.into();
         let ip = Ipv6Addr::new(word(0xfd, a), word(b, c), word(d, e), number, 0, 0, 0, host);
@@ -77,9 +100,18 @@ impl Subnet {
         [self.v4(2), self.v6(2)]
     }
 
-    /// Whether an address that somebody has lies in the IPv4 network.
-    pub fn holds(self, address: &Address) -> bool {
-        matches!(address.ip, std::net::IpAddr::V4(ip) if ip.octets()[..3] == [172, 23, self.number])
+    /// Whether a network that somebody has overlaps the IPv4 network. A wide one is the way to much else as well, such as
+    /// that of a VPN, of which ours is a small exception; it counts if the very address is in ours.
+    pub fn meets(self, ip: IpAddr, prefix: u8) -> bool {
+        let IpAddr::V4(ip) = ip else {
+            return false;
+        };
+        let shared = match prefix < WIDE {
+            true => V4_PREFIX,
+            false => prefix.min(V4_PREFIX),
+        };
+        let ours = Ipv4Addr::new(172, 23, self.number, 0);
+        (ip.to_bits() ^ ours.to_bits()) >> (32 - u32::from(shared)) == 0
     }
 
     /// What the host's end is called unless the configuration names it.
@@ -118,13 +150,17 @@ pub fn filter_names(index: u32) -> FilterNames {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use cml_sys::net::link::is_name;
 
     use super::*;
 
     #[test]
     fn names_and_addresses_are_the_ones_of_the_reference() {
-        let identity = Identity([0x3f, 0x2a, 0x11, 0, 1]);
+        let identity = Identity {
+            range: [0x3f, 0x2a, 0x11, 0, 1],
+            mark: [0x77, 0, 0x0f],
+        };
         let subnet = Subnet {
             number: 7,
             identity,
@@ -135,15 +171,52 @@ mod tests {
             ips(subnet.container()),
             ["172.23.7.2/24", "fd3f:2a11:1:7::2/64"]
         );
-        assert!(subnet.holds(&Address::new([172, 23, 7, 9], 16)));
-        assert!(!subnet.holds(&Address::new([172, 23, 8, 1], 16)));
-        assert_eq!(identity.table(), "cml_3f2a11");
-        assert_eq!(identity.group(), 0x633f_2a11);
+        assert_eq!(identity.table(), "cml_77000f");
+        assert_eq!(identity.group(), 0x6377_000f);
         let names = filter_names(u32::MAX);
         assert!(
             [&names.bridge, &names.port]
                 .into_iter()
                 .all(|name| is_name(name))
+        );
+    }
+
+    #[test]
+    fn a_network_of_the_host_is_met_from_either_side() {
+        let identity = Identity {
+            range: [0; 5],
+            mark: [0; 3],
+        };
+        let meets = |number, net: [u8; 4], prefix| {
+            let subnet = Subnet { number, identity };
+            subnet.meets(Ipv4Addr::from(net).into(), prefix)
+        };
+        for (net, prefix) in [
+            ([172, 23, 0, 0], 16),
+            ([172, 23, 4, 0], 22),
+            ([172, 23, 7, 0], 24),
+            ([172, 23, 7, 128], 25),
+            ([172, 23, 7, 9], 32),
+            ([172, 23, 7, 9], 12),
+        ] {
+            assert!(meets(7, net, prefix), "{net:?}/{prefix}");
+        }
+        for (net, prefix) in [
+            ([172, 23, 8, 0], 22),
+            ([172, 23, 8, 1], 32),
+            ([172, 24, 0, 0], 16),
+            ([172, 16, 0, 0], 12),
+            ([0, 0, 0, 0], 0),
+        ] {
+            assert!(!meets(7, net, prefix), "{net:?}/{prefix}");
+        }
+        let v6 = "fd00::1".parse().unwrap();
+        assert!(
+            !Subnet {
+                number: 7,
+                identity
+            }
+            .meets(v6, 16)
         );
     }
 

@@ -15,10 +15,7 @@ use cml_sys::{
     },
 };
 
-use crate::{
-    names::Identity,
-    record::{Home, Nic},
-};
+use crate::{names::Identity, record::Nic};
 
 /// How long the kernel may take to bring an interface home whose namespace has died: it does so some time after
 /// the last process.
@@ -26,6 +23,19 @@ const RETURN_PATIENCE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 /// Numbers in a container from here on, where its own number is taken there.
 const INSIDE: u32 = 1000;
+/// How often interfaces are looked for that a guest has made upon one that leaves.
+const PARTINGS: usize = 10;
+
+/// What became of an interface that was to come home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Return {
+    /// It is what it was.
+    Home,
+    /// It is home, but an interface that the guest has made upon it could not be removed.
+    Shared,
+    /// It is neither inside nor at home.
+    Nowhere,
+}
 
 /// Why an interface is not given away.
 pub fn unsuitable(link: &Link, identity: Identity, links: &[Link]) -> Option<String> {
@@ -50,27 +60,6 @@ pub fn unsuitable(link: &Link, identity: Identity, links: &[Link]) -> Option<Str
         return Some("wireless interfaces cannot be assigned in this version".into());
     }
     None
-}
-
-/// Describes an interface that is about to leave.
-pub fn describe(netlink: &mut Netlink, link: &Link) -> Result<Home> {
-    let addresses = netlink.addresses()?.into_iter();
-    let routes = netlink.routes_over(link.index)?.into_iter();
-    Ok(Home {
-        index: link.index,
-        name: link.name.clone(),
-        alt_names: link.alt_names.clone(),
-        kind: link.kind.clone(),
-        mac: link.mac,
-        permanent_mac: link.permanent_mac,
-        mtu: link.mtu,
-        up: link.is_up(),
-        addresses: addresses
-            .filter(|(of, address)| *of == link.index && address.is_set)
-            .map(|(_, address)| address)
-            .collect(),
-        routes: routes.filter(|route| route.is_set()).collect(),
-    })
 }
 
 /// A number that nobody has in the container: its own, if that is free.
@@ -103,37 +92,47 @@ impl Nic {
         home.netlink()?.move_link(self.home.index, inside, arrival)
     }
 
-    /// Where it is in the container, if it is there. A guest may rename it and give it another address.
+    /// Where it is in the container, if it is there: under the number that it got, or hardware under any. A guest may
+    /// change everything else, and that as well by moving it to and fro.
     pub fn find_inside(&self, inside: &mut Netlink) -> Result<Option<Link>> {
-        let found = inside.link_at(self.inside)?;
-        Ok(found.filter(|link| self.home.is_of_kind(link)))
+        let mut links = inside.links()?;
+        let by_hardware = self.home.permanent_mac.is_some() && self.home.alike.is_empty();
+        links.retain(|link| {
+            self.home.is_of_kind(link) && (link.index == self.inside || by_hardware)
+        });
+        links.sort_by_key(|link| link.index != self.inside);
+        Ok(links.into_iter().next())
     }
 
-    /// Brings it home, wherever it is, and makes it what it was. One that is nowhere was unplugged.
-    pub fn bring_home(&self, home: &Namespace, inside: Option<&Namespace>) -> Result<()> {
+    /// Brings it home, wherever it is, and makes it what it was. The container comes first: only one interface there can
+    /// be it, and at home there may be one that looks like it.
+    pub fn bring_home(&self, home: &Namespace, inside: Option<&Namespace>) -> Result<Return> {
         let mut here = home.netlink()?;
-        if let Some(link) = self.home.find(&mut here, false)? {
-            return self.home.restore(&mut here, link);
-        }
-        let mut fetched = false;
         if let Some(inside) = inside {
             let mut there = inside.netlink()?;
             if let Some(link) = self.find_inside(&mut there)? {
-                self.fetch(&mut there, link.index, home)?;
-                fetched = true;
+                self.fetch(&mut there, &link, home)?;
+                // Unless it was unplugged at that moment.
+                if let Some(link) = self.home.find(&mut here)? {
+                    let parted = part(&mut there, link.index);
+                    self.home.restore(&mut here, link)?;
+                    return parted.map(|parted| match parted {
+                        true => Return::Home,
+                        false => Return::Shared,
+                    });
+                }
             }
         }
         let end = Instant::now() + RETURN_PATIENCE;
         loop {
-            if let Some(link) = self.home.find(&mut here, fetched)? {
-                return self.home.restore(&mut here, link);
+            if let Some(link) = self.home.find(&mut here)? {
+                self.home.restore(&mut here, link)?;
+                return Ok(Return::Home);
             }
-            if Instant::now() > end {
-                tracing::warn!(
-                    interface = self.home.name,
-                    "it is nowhere; was it unplugged?"
-                );
-                return Ok(());
+            // What software has made dies with its namespace.
+            let may_come = self.home.permanent_mac.is_some() && !self.home.is_unplugged();
+            if !may_come || Instant::now() > end {
+                return Ok(Return::Nowhere);
             }
             sleep(POLL);
         }
@@ -141,10 +140,16 @@ impl Nic {
 
     /// Moves it home under its name, and if that is taken under one that says what it is (runtime.md 9, number 23);
     /// with its number, if that is free.
-    fn fetch(&self, there: &mut Netlink, index: u32, home: &Namespace) -> Result<()> {
+    fn fetch(&self, there: &mut Netlink, link: &Link, home: &Namespace) -> Result<()> {
+        let index = link.index;
+        // Our rules at home speak of groups, and a guest might know ours.
+        there.set_group(index, self.home.group)?;
+        there.set_alias(index, &self.home.mark())?;
+        let (foreign, own): (Vec<_>, Vec<_>) =
+            link.alt_names.iter().partition(|name| !self.home.had(name));
         let name = &self.home.name;
         let number = Some(self.home.index);
-        let other = stray_name(self.home.index);
+        let other = self.home.mark();
         let tries = [
             (name, number),
             (name, None),
@@ -152,19 +157,25 @@ impl Nic {
             (&other, None),
         ];
         let mut failure = None;
-        for (name, index_at_home) in tries {
-            let arrival = Arrival {
-                name,
-                index: index_at_home,
-            };
-            match there.move_link(index, home, arrival) {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    // It may have moved before something failed.
-                    if there.link_at(index)?.is_none() {
-                        return Ok(());
+        // It cannot go where one of its further names is taken. What is its own is given back at home.
+        for names in [foreign, own] {
+            for name in names {
+                there.remove_alt_name(index, name)?;
+            }
+            for (name, index_at_home) in tries {
+                let arrival = Arrival {
+                    name,
+                    index: index_at_home,
+                };
+                match there.move_link(index, home, arrival) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => {
+                        // It may have moved before something failed.
+                        if there.link_at(index)?.is_none() {
+                            return Ok(());
+                        }
+                        failure = Some(error);
                     }
-                    failure = Some(error);
                 }
             }
         }
@@ -172,89 +183,27 @@ impl Nic {
     }
 }
 
-fn stray_name(index: u32) -> String {
-    format!("cmlr{index}")
-}
-
-impl Home {
-    /// Made by the same hardware or software: nothing that a guest can make takes the place of a network card.
-    fn is_of_kind(&self, link: &Link) -> bool {
-        self.kind == link.kind && self.permanent_mac == link.permanent_mac
-    }
-
-    /// It, at home: by its hardware's address; else by its own address, or by name and number together. One that we have
-    /// just fetched may have come with another address, and without one of these.
-    fn find(&self, here: &mut Netlink, fetched: bool) -> Result<Option<Link>> {
-        let stray = stray_name(self.index);
-        let same = |link: &Link| {
-            let (name, number) = (link.name == self.name, link.index == self.index);
-            self.permanent_mac.is_some()
-                || link.mac == self.mac
-                || (name && number)
-                || (fetched && (name || number || link.name == stray))
-        };
-        let mut links = here.links()?;
-        links.retain(|link| self.is_of_kind(link) && link.layer == "ether" && same(link));
-        links.sort_by_key(|link| (link.index != self.index, link.name != self.name));
-        Ok(links.into_iter().next())
-    }
-
-    /// Gives it back what it had. What cannot be given back is said, and the rest is.
-    fn restore(&self, here: &mut Netlink, link: Link) -> Result<()> {
-        let index = link.index;
-        let said = |what: &str, done: Result<()>| {
-            if let Err(error) = done {
-                tracing::warn!(interface = self.name, what, %error, "not as it left");
-            }
-        };
-        let renamed = link.name != self.name;
-        let changed_mac = link.mac != self.mac;
-        if link.is_up() && (renamed || changed_mac || !self.up) {
-            said("state", here.set_up(index, false));
+/// Removes what a guest has made upon an interface that has just left it, such as a VLAN, through which it would go on
+/// using it; tells whether nothing is left. `index` is its number at home.
+///
+/// Before the move a guest could make another one at any moment; afterwards only upon what is there still.
+fn part(there: &mut Netlink, index: u32) -> Result<bool> {
+    for _ in 0..PARTINGS {
+        let mut uppers = there.links()?;
+        // The other end of a pair does not stand on it.
+        uppers.retain(|link| {
+            link.peer == Some(index)
+                && link.peer_namespace.is_some()
+                && link.kind.as_deref() != Some("veth")
+        });
+        if uppers.is_empty() {
+            return Ok(true);
         }
-        if renamed && here.rename(index, &self.name).is_err() {
-            let name = stray_name(index);
-            tracing::error!(
-                interface = self.name,
-                now = name,
-                "another one has its name by now"
-            );
-            here.rename(index, &name)?;
-        }
-        if let Some(mac) = self.mac.filter(|_| changed_mac) {
-            said("MAC address", here.set_mac(index, mac));
-        }
-        if link.mtu != self.mtu {
-            said("MTU", here.set_mtu(index, self.mtu));
-        }
-        for name in link
-            .alt_names
-            .iter()
-            .filter(|name| !self.alt_names.contains(name))
-        {
-            said("names", here.remove_alt_name(index, name));
-        }
-        for name in self
-            .alt_names
-            .iter()
-            .filter(|name| !link.alt_names.contains(name))
-        {
-            said("names", here.add_alt_name(index, name));
-        }
-        let has = here.addresses()?;
-        for address in &self.addresses {
-            let there = |(of, one): &(u32, _)| *of == index && one == address;
-            if !has.iter().any(there) {
-                said("addresses", here.add_address(index, *address));
+        for link in uppers {
+            if let Err(error) = there.remove_link(link.index) {
+                tracing::error!(interface = link.name, %error, "still stands on one that has gone home");
             }
         }
-        if self.up {
-            said("state", here.set_up(index, true));
-            let has = here.routes_over(index)?;
-            for route in self.routes.iter().filter(|route| !has.contains(route)) {
-                said("routes", here.add_route(index, *route));
-            }
-        }
-        Ok(())
     }
+    Ok(false)
 }

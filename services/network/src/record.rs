@@ -36,6 +36,9 @@ pub struct Record {
     pub nics: Vec<Nic>,
     /// The physical interfaces that it shall have as soon as they are there.
     pub wishes: Vec<Wish>,
+    /// What it would have been given unasked, and somebody has taken away.
+    #[serde(default)]
+    pub declined: Vec<Claim>,
 }
 
 /// A pair of interfaces.
@@ -57,6 +60,9 @@ pub struct Veth {
     pub subnet: u8,
     /// The near end lies in core0, not on the host.
     pub in_core0: bool,
+    /// The number of the near end, once it is made.
+    #[serde(default)]
+    pub near: Option<u32>,
 }
 
 /// A physical interface that is away from home.
@@ -72,6 +78,9 @@ pub struct Nic {
     pub filter: Option<Vec<Mac>>,
     /// Home is core0.
     pub from_core0: bool,
+    /// It was not to be found when it was last looked for: unplugged, or in a namespace of the guest's own making.
+    #[serde(default)]
+    pub hidden: bool,
 }
 
 /// An interface as it was when it left.
@@ -97,6 +106,24 @@ pub struct Home {
     pub addresses: Vec<Address>,
     /// The routes that somebody had set.
     pub routes: Vec<Route>,
+    /// The flags that somebody had set, of [`cml_sys::net::link::Link::SETTINGS`].
+    #[serde(default)]
+    pub settings: Option<u32>,
+    /// The group of interfaces it was in.
+    #[serde(default)]
+    pub group: u32,
+    /// Packets its queue took.
+    #[serde(default)]
+    pub queue: Option<u32>,
+    /// Its description for people.
+    #[serde(default)]
+    pub alias: Option<String>,
+    /// The numbers of others with the same hardware address, which are therefore not it.
+    #[serde(default)]
+    pub alike: Vec<u32>,
+    /// Where its hardware is in sysfs, as long as it is plugged in.
+    #[serde(default)]
+    pub device: Option<PathBuf>,
 }
 
 /// A physical interface of the configuration.
@@ -106,6 +133,9 @@ pub struct Wish {
     pub claim: Claim,
     /// Who may be heard over it; `None` for everybody.
     pub filter: Option<Vec<Mac>>,
+    /// Nobody has configured it: core0 gets what nobody else has.
+    #[serde(default)]
+    pub automatic: bool,
 }
 
 /// The directory of records.
@@ -186,6 +216,7 @@ mod tests {
             veths: Vec::new(),
             nics: Vec::new(),
             wishes: Vec::new(),
+            declined: Vec::new(),
         }
     }
 

@@ -8,16 +8,46 @@ use crate::names::{FilterNames, Identity};
 /// The name of core0's end of its way to the host (runtime.md 4.2).
 pub const CORE0_UPLINK: &str = "cml";
 
+/// Of what has nothing to do with us, nothing passes from one network card to another, nor between what software makes for
+/// their own traffic. Hardware has no kind, and a rule about kinds does not match it. Everything else, such as the
+/// bridges of other systems of containers, is none of our business.
+const STRANGERS: &str = "    chain strangers {
+        meta iifkind != { \"vlan\", \"bond\", \"team\", \"macvlan\", \"ipvlan\" } return
+        meta oifkind != { \"vlan\", \"bond\", \"team\", \"macvlan\", \"ipvlan\" } return
+        meta nfproto ipv4 drop
+    }
+";
+
+/// What the rules between containers and the rest depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Routing {
+    /// They are those of core0.
+    pub in_core0: bool,
+    /// Containers do not reach each other.
+    pub isolate: bool,
+    /// Without us nothing would be passed on.
+    pub only_ours: bool,
+}
+
 /// The rules between containers and the rest. They speak of the group of our interfaces and never of one of them, so
 /// they are set once, before the first container is connected, and stay the same until the last one is gone.
-pub fn routing(identity: Identity, isolate: bool) -> String {
+pub fn routing(identity: Identity, what: Routing) -> String {
     let (table, group) = (identity.table(), identity.group());
-    let isolated = match isolate {
+    let apart = match what.in_core0 {
         // The host may be reached by way of core0.
-        true => format!(
-            "        iifgroup {group} oifgroup {group} iifname != \"{CORE0_UPLINK}\" oifname != \"{CORE0_UPLINK}\" drop\n"
-        ),
+        true => format!(" iifname != \"{CORE0_UPLINK}\" oifname != \"{CORE0_UPLINK}\""),
         false => String::new(),
+    };
+    let isolated = match what.isolate {
+        true => format!("        iifgroup {group} oifgroup {group}{apart} drop\n"),
+        false => String::new(),
+    };
+    let (strangers, turned_away) = match what.only_ours {
+        true => (
+            STRANGERS,
+            format!("        iifgroup != {group} oifgroup != {group} jump strangers\n"),
+        ),
+        false => ("", String::new()),
     };
     format!(
         "\
@@ -36,9 +66,9 @@ table inet {table} {{
         iifgroup {group} icmpv6 type {{ nd-router-advert, nd-redirect }} drop
         iifgroup {group} icmp type redirect drop
     }}
-    chain forward {{
+{strangers}    chain forward {{
         type filter hook forward priority filter; policy accept;
-{isolated}        oifgroup != {group} accept
+{isolated}{turned_away}        oifgroup != {group} accept
         iifgroup {group} accept
         ct state {{ established, related }} accept
         ct status dnat accept
@@ -111,7 +141,10 @@ mod tests {
     use super::*;
     use crate::names::filter_names;
 
-    const IDENTITY: Identity = Identity([0x3f, 0x2a, 0x11, 0, 1]);
+    const IDENTITY: Identity = Identity {
+        range: [0; 5],
+        mark: [0x3f, 0x2a, 0x11],
+    };
 
     #[test]
     fn the_rules_are_these_and_nft_takes_them_twice() {
@@ -124,8 +157,22 @@ mod tests {
             (filter_names(6), Vec::new()),
         ];
         let all = [
-            routing(IDENTITY, false),
-            routing(IDENTITY, true),
+            routing(
+                IDENTITY,
+                Routing {
+                    in_core0: false,
+                    isolate: false,
+                    only_ours: true,
+                },
+            ),
+            routing(
+                IDENTITY,
+                Routing {
+                    in_core0: true,
+                    isolate: true,
+                    only_ours: false,
+                },
+            ),
             bridging(IDENTITY, &filters),
         ];
         insta::assert_snapshot!("rules", all.join("\n"));

@@ -121,7 +121,7 @@ fn text(link: &Link, links: &[Link]) -> String {
         add(&mut text, format_args!(" link-netnsid {id}"));
     }
     for name in &link.alt_names {
-        add(&mut text, format_args!("\n    altname {name}"));
+        add(&mut text, format_args!("\n    altname {}", name.display()));
     }
     text.push('\n');
     text

@@ -7,7 +7,7 @@ use cml_sys::{
     Error, Result,
     net::{
         address::{Address, Route},
-        link::End,
+        link::{End, Link},
         mac::Mac,
         namespace::Namespace,
         netlink::Netlink,
@@ -59,17 +59,23 @@ impl Veth {
     }
 
     /// The way between host and core0.
-    fn is_uplink(&self) -> bool {
+    pub fn is_uplink(&self) -> bool {
         self.subnet == UPLINK
     }
 
-    /// Makes both ends, the near one under a name of ours.
-    pub fn make(&self, identity: Identity, near: &Namespace, far: &Namespace) -> Result<()> {
+    /// Makes both ends, the near one under a name of ours; tells its number.
+    pub fn make(&self, identity: Identity, near: &Namespace, far: &Namespace) -> Result<u32> {
         let name = self.subnet(identity).host_end();
         let mut netlink = near.netlink()?;
         // Of a daemon that was killed where it could not be written down.
-        remove(&mut netlink, identity, &name)?;
-        let group = identity.group();
+        if let Some(left) = self.near_end(&mut netlink, identity)? {
+            netlink.remove_link(left)?;
+        }
+        // Where somebody else sets up both ends, our rules have no say either.
+        let group = match self.configure {
+            true => identity.group(),
+            false => identity.bare_group(),
+        };
         let outside = End {
             name: &name,
             mac: None,
@@ -81,7 +87,8 @@ impl Veth {
             // What comes from the host is passed on by core0 like what comes from containers.
             group: if self.is_uplink() { group } else { 0 },
         };
-        netlink.add_veth(&outside, &inside, far)
+        netlink.add_veth(&outside, &inside, far)?;
+        existing(&mut netlink, &name)
     }
 
     /// Gives the near end the name that the configuration wants. Another interface may have it, and then it keeps the
@@ -96,6 +103,20 @@ impl Veth {
     pub fn near_name(&self, identity: Identity) -> String {
         let wanted = self.wanted_name.clone().filter(|_| self.renamed);
         wanted.unwrap_or_else(|| self.subnet(identity).host_end())
+    }
+
+    /// The near end, if it is there: known by its number, and before that is written down by a name that nobody else
+    /// takes.
+    pub fn near_end(&self, netlink: &mut Netlink, identity: Identity) -> Result<Option<u32>> {
+        let ours =
+            |link: &Link| identity.owns_end(link.group) && link.kind.as_deref() == Some(KIND);
+        if let Some(index) = self.near
+            && let Some(link) = netlink.link_at(index)?.filter(ours)
+        {
+            return Ok(Some(link.index));
+        }
+        let found = netlink.link(&self.subnet(identity).host_end())?;
+        Ok(found.filter(ours).map(|link| link.index))
     }
 
     /// Gives both ends their addresses and sets them up.
@@ -127,10 +148,9 @@ impl Veth {
     /// Removes both ends.
     pub fn remove(&self, identity: Identity, near: &Namespace) -> Result<()> {
         let mut netlink = near.netlink()?;
-        // Under the other name there might be another container's, if it was not renamed.
-        match remove(&mut netlink, identity, &self.subnet(identity).host_end())? {
-            true => Ok(()),
-            false => remove(&mut netlink, identity, &self.near_name(identity)).map(drop),
+        match self.near_end(&mut netlink, identity)? {
+            Some(index) => netlink.remove_link(index),
+            None => Ok(()),
         }
     }
 }
@@ -142,21 +162,9 @@ fn existing(netlink: &mut Netlink, name: &str) -> Result<u32> {
         .ok_or_else(|| Error::invalid("find", format_args!("interface `{name}`"), "it is gone"))
 }
 
-/// Removes an interface if it is ours; tells whether it was.
-fn remove(netlink: &mut Netlink, identity: Identity, name: &str) -> Result<bool> {
-    let found = netlink.link(name)?;
-    let ours = |link: &cml_sys::net::link::Link| {
-        link.group == identity.group() && link.kind.as_deref() == Some(KIND)
-    };
-    match found.filter(ours) {
-        Some(link) => netlink.remove_link(link.index).map(|()| true),
-        None => Ok(false),
-    }
-}
-
 fn bring_up(netlink: &mut Netlink, index: u32, addresses: [Address; 2]) -> Result<()> {
     for address in addresses {
-        unless_missing(address.ip, netlink.add_address(index, address))?;
+        unless_missing(address.ip, netlink.add_address(index, &address))?;
     }
     netlink.set_up(index, true)
 }

@@ -140,14 +140,39 @@ pub enum NetworkError {
         /// What was asked for.
         interface: String,
     },
+    /// A physical interface of the container is neither in it nor at home.
+    #[error(
+        "interface `{interface}` of container {id} is not to be seen: it was unplugged, or the guest keeps it in a \
+         namespace of its own; it comes home when the container stops"
+    )]
+    Hidden {
+        /// Which container.
+        id: ContainerId,
+        /// What was asked for.
+        interface: String,
+    },
+    /// What a guest has made upon an interface cannot be removed.
+    #[error(
+        "interface `{interface}` is home, but container {id} still uses it through one that the guest has made upon \
+         it; stop the container"
+    )]
+    Shared {
+        /// Which container.
+        id: ContainerId,
+        /// What was asked for.
+        interface: String,
+    },
     /// The container does not run, or shares the host's network.
     #[error(
         "container {0} has no network of its own at the moment; start it, or use `--persistent` to change what it \
          gets when it starts"
     )]
     NotConnected(ContainerId),
-    /// Too many virtual interfaces.
-    #[error("all subnets of 172.23.0.0/16 are in use; stop another container")]
+    /// Too many virtual interfaces, or a network of the host where they would be.
+    #[error(
+        "all subnets of 172.23.0.0/16 are in use, by containers or by the host itself (`ip route`); stop another \
+         container, or give that network of the host other addresses"
+    )]
     NoSubnet,
     /// The kernel or a program refused something.
     #[error("network of container {id}: {reason}")]

@@ -1,5 +1,7 @@
 //! The networks of all containers: one thing is done at a time, and written down before.
 
+mod claims;
+mod look;
 mod physical;
 mod virtual_ends;
 
@@ -12,12 +14,14 @@ use cml_bus::{
 use cml_sys::net::{link::Link, namespace::Namespace, pin::Place};
 use cml_wire::proto::{ContainerConfig, ContainerVnetConfig, container_iface::Kind};
 
-use self::physical::wishes;
+use self::claims::wishes;
 use crate::{
     lease::Leases,
     names::Identity,
     record::{Record, Records},
-    router, show, veth,
+    router, show,
+    state::State,
+    veth,
 };
 
 /// What the service needs to know of the device.
@@ -53,6 +57,7 @@ pub struct Networks {
     settings: Settings,
     records: Records,
     leases: Leases,
+    state: State,
     place: Arc<Place>,
     host: Arc<Namespace>,
     connected: BTreeMap<ContainerId, Connected>,
@@ -77,6 +82,7 @@ impl Networks {
         let mut networks = Self {
             leases: Leases::open(&settings.store.join("leases.json"))?,
             records,
+            state: State::open(&settings.run.join("device.json")),
             place: settings.place.clone(),
             host: settings.host.clone(),
             connected: BTreeMap::new(),
@@ -95,19 +101,22 @@ impl Networks {
         Ok(networks)
     }
 
-    /// Rules that somebody has removed while no daemon ran are set again (runtime.md 9, number 51).
+    /// Rules that somebody has removed while no daemon ran are set again (runtime.md 9, number 51), and so are ends that
+    /// a daemon was about to make.
     fn reconcile(&mut self) {
         for id in self.connected.keys().copied().collect::<Vec<_>>() {
             let record = self.connected[&id].record.clone();
             let mut configured = record.veths.iter().filter(|veth| veth.configure);
             let routed = configured.try_for_each(|veth| self.route_for(id, veth));
-            let filtered = record.nics.iter().any(|nic| nic.filter.is_some());
-            let filtered = match filtered {
-                true => self.set_filters(false, id),
-                false => Ok(()),
-            };
+            let mut filtered = record.nics.iter().filter(|nic| nic.filter.is_some());
+            let filtered = filtered.try_for_each(|nic| self.set_filters(nic.from_core0, id));
             if let Err(error) = routed.and(filtered) {
                 tracing::error!(container = %id, %error, "its rules are not set");
+            }
+            if self.inside(id).is_ok()
+                && let Err(error) = self.replug_if_cut_off(id)
+            {
+                tracing::error!(container = %id, %error, "it is cut off");
             }
         }
     }
@@ -152,7 +161,7 @@ impl Networks {
         };
         if router {
             let links = self.links(&self.host).map_err(system(id))?;
-            wishes.extend(router::all_cards(&links));
+            wishes.extend(router::all_cards(&links, self.identity()));
         }
         let record = Record {
             boot_id: cml_sys::proc::boot_id().map_err(system(id))?,
@@ -160,6 +169,7 @@ impl Networks {
             veths,
             nics: Vec::new(),
             wishes,
+            declined: Vec::new(),
         };
         let connected = Connected {
             record,
@@ -187,7 +197,13 @@ impl Networks {
         self.place.pin(self.inside(id)?, pin).map_err(system(id))?;
         self.plug(id)?;
         for wish in wishes {
-            self.fulfil(id, &wish)?;
+            match self.fulfil(id, &wish) {
+                // core0 starts without what it cannot have, such as a card that somebody else has.
+                Err(error) if wish.automatic => {
+                    tracing::warn!(container = %id, %error, "it starts without");
+                }
+                other => other.map(drop)?,
+            }
         }
         Ok(())
     }
@@ -202,10 +218,8 @@ impl Networks {
         };
         // Nobody takes one of them again that has just come home.
         connected.record.wishes.clear();
-        for nic in connected.record.nics.clone() {
-            self.release(id, &nic)?;
-        }
-        self.unplug(id)?;
+        let released = self.release_all(id);
+        self.unplug(id).and(released)?;
         let connected = self.get(id)?;
         self.place
             .unpin(&connected.record.pin)

@@ -1,18 +1,18 @@
-//! Physical interfaces: who has which, who may have it, and who still waits for one.
+//! Physical interfaces: given, by command or as somebody has wished, and taken away.
 
 use cml_bus::{
     api::network::{Names, NetworkError},
     id::ContainerId,
 };
-use cml_sys::net::{link::Link, mac::Mac, nft};
-use cml_wire::proto::ContainerPnetConfig;
+use cml_sys::net::{mac::Mac, nft};
 
-use super::{Networks, Result, system};
+use super::{Networks, Result, claims::names_of, system};
 use crate::{
     claim::Claim,
-    nic,
+    home::describe,
+    nic::{self, Return},
     record::{Nic, Wish},
-    router, rules,
+    rules,
 };
 
 impl Networks {
@@ -23,13 +23,14 @@ impl Networks {
     pub fn assign(&mut self, id: ContainerId, interface: &str) -> Result<Names> {
         let claim = Claim::parse(interface)?;
         self.inside(id)?;
-        if let Some(nic) = self.has(id, &claim) {
-            return Ok(names(nic));
+        if let Some(nic) = self.has(id, &claim).filter(|nic| !nic.hidden) {
+            return Ok(nic.names());
         }
         self.must_be_free(id, &claim)?;
         let wish = Wish {
             claim,
             filter: None,
+            automatic: false,
         };
         if !self.fulfil(id, &wish)? {
             return Err(NetworkError::NoInterface(interface.to_owned()));
@@ -38,31 +39,48 @@ impl Networks {
         self.get_mut(id)?.record.wishes.push(wish.clone());
         self.write(id)?;
         let nic = self.has(id, &wish.claim);
-        nic.map(names)
+        nic.map(Nic::names)
             .ok_or_else(|| NetworkError::NoInterface(interface.to_owned()))
     }
 
-    /// Brings an interface of a running container home; tells all its names.
+    /// Brings an interface of a running container home, and lets the container wait no longer for it; tells all its
+    /// names.
     ///
     /// # Errors
-    /// It has no such interface; what the kernel said.
+    /// It neither has nor awaits such an interface, or it is out of sight; what the kernel said.
     pub fn unassign(&mut self, id: ContainerId, interface: &str) -> Result<Names> {
         let claim = Claim::parse(interface)?;
         self.inside(id)?;
         let nic = match self.has(id, &claim) {
-            Some(nic) => nic.clone(),
-            None => self
-                .has_inside(id, &claim)?
-                .ok_or_else(|| NetworkError::NotAssigned {
+            Some(nic) => Some(nic.clone()),
+            None => self.has_inside(id, &claim)?,
+        };
+        let record = &mut self.get_mut(id)?.record;
+        let (dropped, kept): (Vec<_>, Vec<_>) = record.wishes.drain(..).partition(|wish| {
+            let same = nic.as_ref().is_some_and(|nic| nic.is_meant_by(&wish.claim));
+            same || wish.claim == claim
+        });
+        record.wishes = kept;
+        let automatic = dropped.iter().filter(|wish| wish.automatic);
+        record
+            .declined
+            .extend(automatic.map(|wish| wish.claim.clone()));
+        self.write(id)?;
+        let Some(nic) = nic else {
+            return match dropped.is_empty() {
+                false => Ok(Names(vec![claim.to_string()])),
+                true => Err(NetworkError::NotAssigned {
                     id,
                     interface: interface.to_owned(),
-                })?,
+                }),
+            };
         };
-        let known = names(&nic);
-        let wishes = &mut self.get_mut(id)?.record.wishes;
-        wishes.retain(|wish| wish.claim != claim && wish.claim != nic.claim);
-        self.release(id, &nic)?;
-        Ok(known)
+        let interface = interface.to_owned();
+        match self.release(id, &nic)? {
+            Return::Home => Ok(nic.names()),
+            Return::Shared => Err(NetworkError::Shared { id, interface }),
+            Return::Nowhere => Err(NetworkError::Hidden { id, interface }),
+        }
     }
 
     /// Whether an interface could be assigned to a container; tells all its names.
@@ -72,90 +90,17 @@ impl Networks {
     pub fn identify(&mut self, id: ContainerId, interface: &str) -> Result<Names> {
         let claim = Claim::parse(interface)?;
         if let Some(nic) = self.has(id, &claim) {
-            return Ok(names(nic));
+            return Ok(nic.names());
         }
         self.must_be_free(id, &claim)?;
         for side in [self.core0(), Some(&self.host)].into_iter().flatten() {
             let links = self.links(side).map_err(system(id))?;
             if let Some(link) = claim.find(&links) {
                 self.must_be_suitable(link, &links)?;
-                return Ok(link_names(link));
+                return Ok(names_of(link));
             }
         }
         Err(NetworkError::NoInterface(interface.to_owned()))
-    }
-
-    /// Looks for interfaces that containers still wait for.
-    pub fn look_for_missing(&mut self) {
-        // What nobody asked for by name is core0's, which therefore comes last.
-        let mut ids: Vec<_> = self.connected.keys().copied().collect();
-        ids.sort_by_key(|id| id.is_core0());
-        self.adopt_new_cards();
-        for id in ids {
-            let Some(connected) = self.connected.get(&id) else {
-                continue;
-            };
-            for wish in connected.record.wishes.clone() {
-                let gone = self.is_gone(id, &wish.claim);
-                if let Some(nic) = gone {
-                    self.let_go(id, &nic);
-                } else if self.has(id, &wish.claim).is_some() {
-                    continue;
-                }
-                match self.fulfil(id, &wish) {
-                    Ok(true) => {
-                        tracing::info!(container = %id, interface = %wish.claim, "it is there now")
-                    }
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(container = %id, %error, "not given to it"),
-                }
-            }
-        }
-    }
-
-    /// core0 gets what is plugged in while it runs.
-    fn adopt_new_cards(&mut self) {
-        if self.core0().is_none() {
-            return;
-        }
-        let Ok(links) = self.links(&self.host) else {
-            return;
-        };
-        if let Ok(core0) = self.get_mut(ContainerId::CORE0) {
-            let known = core0.record.wishes.clone();
-            let cards = router::all_cards(&links).into_iter();
-            core0
-                .record
-                .wishes
-                .extend(cards.filter(|wish| !known.contains(wish)));
-        }
-    }
-
-    /// An interface that the container had and that has left it, such as one that was unplugged.
-    fn is_gone(&self, id: ContainerId, claim: &Claim) -> Option<Nic> {
-        let nic = self.has(id, claim)?;
-        let mut others = self.connected.values().flat_map(|one| &one.record.nics);
-        if id.is_core0() && others.any(|other| other.from_core0 && other.home.mac == nic.home.mac) {
-            return None;
-        }
-        if nic.filter.is_some() {
-            let link = self
-                .side(nic.from_core0)
-                .netlink()
-                .ok()?
-                .link_at(nic.home.index)
-                .ok()?;
-            return link.is_none().then(|| nic.clone());
-        }
-        let mut inside = self.inside(id).ok()?.netlink().ok()?;
-        let there = nic.find_inside(&mut inside).ok()?;
-        there.is_none().then(|| nic.clone())
-    }
-
-    fn let_go(&mut self, id: ContainerId, nic: &Nic) {
-        if let Ok(connected) = self.get_mut(id) {
-            connected.record.nics.retain(|one| one != nic);
-        }
     }
 
     /// Gives a container an interface; tells whether there is one.
@@ -172,17 +117,23 @@ impl Networks {
             let Some(link) = wish.claim.find(&links) else {
                 continue;
             };
+            self.nobody_has(id, link, from_core0)?;
             self.must_be_suitable(link, &links)?;
-            self.nobody_has(id, link)?;
             let inside = self.links(self.inside(id)?).map_err(&failed)?;
+            let mut home = describe(&mut netlink, link, &links).map_err(&failed)?;
+            // What sysfs shows is the host's.
+            home.device = home.device.filter(|_| !from_core0);
             let nic = Nic {
                 claim: wish.claim.clone(),
                 inside: nic::free_index(link.index, &inside),
-                home: nic::describe(&mut netlink, link).map_err(&failed)?,
+                home,
                 filter: wish.filter.clone(),
                 from_core0,
+                hidden: false,
             };
-            self.get_mut(id)?.record.nics.push(nic.clone());
+            let nics = &mut self.get_mut(id)?.record.nics;
+            nics.retain(|lost| !lost.hidden || !lost.home.is_replaced_by(link));
+            nics.push(nic.clone());
             self.write(id)?;
             return match self.hand_over(id, &nic) {
                 Ok(()) => Ok(true),
@@ -207,24 +158,119 @@ impl Networks {
         Ok(())
     }
 
-    /// Brings an interface of a container home, and forgets it.
-    pub(super) fn release(&mut self, id: ContainerId, nic: &Nic) -> Result<()> {
+    /// Brings an interface of a container home, and forgets it unless it is nowhere.
+    pub(super) fn release(&mut self, id: ContainerId, nic: &Nic) -> Result<Return> {
         let home = self.side(nic.from_core0);
-        match nic.filter {
-            Some(_) => nic.dismantle(self.identity(), home),
+        let done = match nic.filter {
+            Some(_) => {
+                let done = nic.dismantle(self.identity(), home);
+                done.map(|()| Return::Home)
+            }
             None => nic.bring_home(home, self.get(id)?.namespace.as_ref()),
+        };
+        let done = done.map_err(system(id))?;
+        if done == Return::Nowhere {
+            self.set_hidden(id, nic, true)?;
+            return Ok(done);
         }
-        .map_err(system(id))?;
         tracing::info!(container = %id, interface = nic.home.name, "home again");
         self.let_go(id, nic);
         if nic.filter.is_some() {
             self.set_filters(nic.from_core0, id)?;
         }
-        self.write(id)
+        self.write(id)?;
+        Ok(done)
+    }
+
+    /// Brings everything home that a container has, and what core0 has lent is its borrower's. What is nowhere is missed from now on; what cannot be brought home
+    /// does not keep the rest.
+    pub(super) fn release_all(&mut self, id: ContainerId) -> Result<()> {
+        let mut failures = Vec::new();
+        if id.is_core0() {
+            self.drop_ways_through_core0()?;
+        }
+        for nic in self.get(id)?.record.nics.clone() {
+            if self.hand_to_borrower(id, &nic)? {
+                continue;
+            }
+            match self.release(id, &nic) {
+                Ok(Return::Home) => {}
+                Ok(Return::Shared) => {
+                    tracing::warn!(container = %id, interface = nic.home.name, "something still stands on it");
+                }
+                Ok(Return::Nowhere) => {
+                    tracing::warn!(container = %id, interface = nic.home.name, "it is nowhere; was it unplugged?");
+                    if !nic.home.is_unplugged() {
+                        self.state.miss(nic.clone())?;
+                    }
+                    self.get_mut(id)?
+                        .record
+                        .nics
+                        .retain(|one| one.home != nic.home || one.inside != nic.inside);
+                    self.write(id)?;
+                }
+                Err(error) => failures.push(format!("`{}`: {error}", nic.home.name)),
+            }
+        }
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(super::bad(id, failures.join("; "))),
+        }
+    }
+
+    pub(super) fn let_go(&mut self, id: ContainerId, nic: &Nic) {
+        if let Ok(connected) = self.get_mut(id) {
+            connected.record.nics.retain(|one| one != nic);
+        }
+    }
+
+    /// Who has borrowed an interface of core0's.
+    pub(super) fn borrower(&self, id: ContainerId, nic: &Nic) -> Option<ContainerId> {
+        let others = self.connected.iter().filter(|_| id.is_core0());
+        let mut borrowers = others.filter(|(_, one)| {
+            let mut nics = one.record.nics.iter();
+            nics.any(|lent| lent.from_core0 && lent.is_lent(nic))
+        });
+        borrowers.next().map(|(id, _)| *id)
+    }
+
+    /// core0 ends, and what it has lent comes home from its borrower, as it once left; tells whether it was lent.
+    fn hand_to_borrower(&mut self, id: ContainerId, nic: &Nic) -> Result<bool> {
+        let Some(borrower) = self.borrower(id, nic) else {
+            return Ok(false);
+        };
+        for lent in &mut self.get_mut(borrower)?.record.nics {
+            if lent.from_core0 && lent.is_lent(nic) {
+                lent.home = nic.home.clone();
+                lent.from_core0 = false;
+            }
+        }
+        // Written down in this order: in between both know it, and both mean the same.
+        self.write(borrower)?;
+        self.let_go(id, nic);
+        self.write(id)?;
+        Ok(true)
+    }
+
+    /// Filtered interfaces of core0 stay there, and what leads to them ends with it.
+    fn drop_ways_through_core0(&mut self) -> Result<()> {
+        for id in self.connected.keys().copied().collect::<Vec<_>>() {
+            let nics = &mut self.get_mut(id)?.record.nics;
+            let before = nics.len();
+            nics.retain(|nic| !nic.from_core0 || nic.filter.is_none());
+            if nics.len() < before {
+                self.write(id)?;
+            }
+        }
+        Ok(())
     }
 
     /// The rules of all filtered interfaces of one side.
     pub(super) fn set_filters(&self, in_core0: bool, id: ContainerId) -> Result<()> {
+        if in_core0 && self.core0().is_none() {
+            // They went with it.
+            return Ok(());
+        }
         let nics = self.connected.values().flat_map(|one| &one.record.nics);
         let filters: Vec<(_, Vec<Mac>)> = nics
             .filter(|nic| nic.from_core0 == in_core0)
@@ -233,120 +279,14 @@ impl Networks {
         let text = rules::bridging(self.identity(), &filters);
         nft::apply(self.side(in_core0), &text).map_err(system(id))
     }
-
-    /// An interface of a container, by what it is called at home.
-    fn has(&self, id: ContainerId, claim: &Claim) -> Option<&Nic> {
-        let nics = &self.connected.get(&id)?.record.nics;
-        nics.iter().find(|nic| nic.is_meant_by(claim))
-    }
-
-    /// An interface of a container, by what it is called there.
-    fn has_inside(&self, id: ContainerId, claim: &Claim) -> Result<Option<Nic>> {
-        let links = self.links(self.inside(id)?).map_err(system(id))?;
-        let Some(link) = claim.find(&links) else {
-            return Ok(None);
-        };
-        let nics = &self.get(id)?.record.nics;
-        let found = nics.iter().find(|nic| match nic.filter {
-            Some(_) => nic.filtered_name() == link.name,
-            None => nic.inside == link.index,
-        });
-        Ok(found.cloned())
-    }
-
-    /// Nobody else has, or waits for, what is claimed.
-    pub(super) fn must_be_free(&self, id: ContainerId, claim: &Claim) -> Result<()> {
-        for (other, connected) in &self.connected {
-            // core0 lends what it has (runtime.md 4.3).
-            if *other == id || (other.is_core0() && !self.settings.hosted) {
-                continue;
-            }
-            let record = &connected.record;
-            let has = record.nics.iter().any(|nic| nic.is_meant_by(claim));
-            if has || record.wishes.iter().any(|wish| wish.claim == *claim) {
-                return Err(NetworkError::Held {
-                    interface: claim.to_string(),
-                    holder: *other,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Nobody else has a filtered way to an interface that is at home, or waits for it by another of its names.
-    fn nobody_has(&self, id: ContainerId, link: &Link) -> Result<()> {
-        let others = self
-            .connected
-            .iter()
-            .filter(|(other, _)| **other != id && !other.is_core0());
-        for (other, connected) in others {
-            if connected
-                .record
-                .wishes
-                .iter()
-                .any(|wish| wish.claim.means(link))
-            {
-                return Err(NetworkError::Held {
-                    interface: link.name.clone(),
-                    holder: *other,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn must_be_suitable(&self, link: &Link, links: &[Link]) -> Result<()> {
-        match nic::unsuitable(link, self.identity(), links) {
-            None => Ok(()),
-            Some(reason) => Err(NetworkError::Unsuitable {
-                interface: link.name.clone(),
-                reason,
-            }),
-        }
-    }
 }
 
 impl Nic {
-    fn is_meant_by(&self, claim: &Claim) -> bool {
-        let macs = [self.home.mac, self.home.permanent_mac];
-        match claim {
-            _ if *claim == self.claim => true,
-            Claim::Name(name) => self.home.name == *name || self.home.alt_names.contains(name),
-            Claim::Mac(mac) => macs.contains(&Some(*mac)),
-        }
+    /// Whether this is what core0 has lent: it was there under the number that core0 had got it with. One that is
+    /// filtered stays in core0.
+    fn is_lent(&self, by_core0: &Self) -> bool {
+        self.filter.is_none()
+            && self.home.index == by_core0.inside
+            && self.home.is_kin(&by_core0.home)
     }
-}
-
-fn names(nic: &Nic) -> Names {
-    let home = &nic.home;
-    let macs = [home.mac, home.permanent_mac].into_iter().flatten();
-    let words = [home.name.clone(), nic.claim.to_string()].into_iter();
-    let all = words.chain(home.alt_names.iter().cloned());
-    Names(all.chain(macs.map(|mac| mac.to_string())).collect())
-}
-
-fn link_names(link: &Link) -> Names {
-    let macs = [link.mac, link.permanent_mac].into_iter().flatten();
-    let names = std::iter::once(&link.name).chain(&link.alt_names).cloned();
-    Names(names.chain(macs.map(|mac| mac.to_string())).collect())
-}
-
-/// The physical interfaces of a configuration. What is wrong in a filter is said and left out (issue of the existing
-/// system's tests: protocol.md 5.2); a filter of nothing but mistakes lets nothing through.
-pub(super) fn wishes(id: ContainerId, configured: &[ContainerPnetConfig]) -> Result<Vec<Wish>> {
-    let wish = |one: &ContainerPnetConfig| {
-        let filter = one.mac_filter.iter().filter_map(|text| {
-            let parsed = text.parse::<Mac>();
-            parsed
-                .inspect_err(|error| {
-                    tracing::warn!(container = %id, %error, interface = one.netif, "left out of its mac_filter");
-                })
-                .ok()
-        });
-        Ok(Wish {
-            claim: Claim::parse(&one.netif)?,
-            filter: (!one.mac_filter.is_empty()).then(|| filter.collect()),
-        })
-    };
-    configured.iter().map(wish).collect()
 }

@@ -1,6 +1,6 @@
 //! What the tests are made with: a host, a world behind it, and containers.
 
-use std::{env, fs, path::PathBuf, process::Command, sync::Arc};
+use std::{env, fs, ops::Deref, path::PathBuf, process::Command, sync::Arc};
 
 use cml_bus::id::ContainerId;
 use cml_network::{Networks, Settings};
@@ -31,9 +31,47 @@ impl Scratch {
     }
 }
 
+impl Scratch {
+    /// A name for a network, for the words that `ip` takes.
+    pub fn keep(&self, network: &Namespace, name: &str) -> String {
+        let dir = self.0.path().join("kept");
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join(name);
+        Place::current().unwrap().pin(network, &path).unwrap();
+        path.display().to_string()
+    }
+
+    /// Another network with a name.
+    pub fn network(&self, name: &str) -> Kept {
+        let namespace = Namespace::create().unwrap();
+        let path = self.keep(&namespace, name);
+        Kept { path, namespace }
+    }
+}
+
+/// A network that does not end with those who are in it.
+pub struct Kept {
+    pub path: String,
+    namespace: Namespace,
+}
+
+impl Deref for Kept {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
-        for name in self.names() {
+        let kept = fs::read_dir(self.0.path().join("kept"));
+        let kept = kept
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        for name in self.names().chain(kept) {
             let _ = Command::new("umount").arg(name).status();
         }
     }
@@ -48,7 +86,12 @@ impl Rig {
             hosted: true,
             isolate: false,
         };
-        sh(&rig.host, "ip link set lo up");
+        // A new network takes the machine's forwarding over (devconf_inherit_init_net).
+        sh(
+            &rig.host,
+            "ip link set lo up && sysctl -qw net.ipv4.ip_forward=0 && \
+             sysctl -qw net.ipv6.conf.all.forwarding=0",
+        );
         sh(&rig.world, "ip link set lo up");
         rig
     }
@@ -95,23 +138,25 @@ impl Rig {
     pub fn check(&self) {
         let left = self.dir.names().count();
         assert_eq!(left, 0, "names of networks are left");
-        let left = fs::read_dir(self.dir.0.path().join("run")).unwrap().count();
-        assert_eq!(left, 0, "records are left");
+        let left = fs::read_dir(self.dir.0.path().join("run")).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name());
+        // What is known of the device is no container's.
+        let left: Vec<_> = left.filter(|name| name != "device.json").collect();
+        assert!(left.is_empty(), "records are left: {left:?}");
     }
 }
 
-/// Runs a command line in a namespace; what it printed, which is an error if it failed.
+/// Runs a command line in a namespace; what it printed. Complaints count if it failed: `ip` complains about names of
+/// networks that others are about to make or to remove.
 pub fn try_sh(namespace: &Namespace, line: &str) -> Result<String, String> {
     let output = namespace
         .run(|| Ok(Command::new("sh").args(["-c", line]).output()))
         .unwrap();
     let output = output.unwrap();
-    let printed = [output.stdout, output.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed).into_owned();
-    if output.status.success() {
-        Ok(printed)
-    } else {
-        Err(printed)
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&[output.stdout, output.stderr].concat())),
     }
 }
 
@@ -122,17 +167,15 @@ pub fn sh(namespace: &Namespace, line: &str) -> String {
 
 #[track_caller]
 pub fn same(before: &str, after: &str) {
-    let less: Vec<_> = before
-        .lines()
-        .filter(|line| !after.contains(line))
-        .collect();
-    let more: Vec<_> = after
-        .lines()
-        .filter(|line| !before.contains(line))
-        .collect();
+    let only = |these: &str, those: &str| -> Vec<String> {
+        let those: Vec<_> = those.lines().collect();
+        let these = these.lines().filter(|line| !those.contains(line));
+        these.map(str::to_owned).collect()
+    };
+    let (less, more) = (only(before, after), only(after, before));
     assert!(
         before == after,
-        "gone: {less:#?}, new: {more:#?}, of {before}"
+        "gone: {less:#?}, new: {more:#?}, of {before}\nnow {after}"
     );
 }
 

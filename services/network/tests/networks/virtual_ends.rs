@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
+use cml_bus::api::network::NetworkError;
 use cml_sys::net::namespace::Namespace;
 
 use crate::rig::*;
@@ -163,5 +164,32 @@ fn nothing_leaks_however_often_containers_come_and_go() {
     let other = attach(&mut networks, "");
     assert_eq!(address(&other.1, "host0", "-4"), "172.23.2.2");
     networks.detach(other.0).unwrap();
+    rig.check();
+}
+
+#[test]
+fn subnets_that_the_host_uses_are_left_to_it() {
+    let rig = Rig::new();
+    rig.plug("nic0", "02:00:00:00:00:01");
+    sh(
+        &rig.host,
+        "ip link set nic0 up && ip addr add 172.23.2.200/25 dev nic0 && \
+         ip route add 172.23.4.0/22 dev nic0 && ip route add 172.16.0.0/12 dev nic0",
+    );
+    let mut networks = rig.networks();
+    let all: Vec<_> = (0..3).map(|_| attach(&mut networks, "")).collect();
+    let addresses: Vec<_> = all
+        .iter()
+        .map(|(_, at)| address(at, "host0", "-4"))
+        .collect();
+    assert_eq!(addresses, ["172.23.1.2", "172.23.3.2", "172.23.8.2"]);
+    for (id, _) in &all {
+        networks.detach(*id).unwrap();
+    }
+    // All of them, as another system of containers may have.
+    sh(&rig.host, "ip route add 172.23.0.0/16 dev nic0");
+    let (id, namespace) = container();
+    let refused = networks.attach(id, namespace, &config("")).unwrap_err();
+    assert_eq!(refused, NetworkError::NoSubnet);
     rig.check();
 }

@@ -6,29 +6,47 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     route::{
-        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-        RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
+        RouteScope, RouteType,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use super::netlink::{Netlink, mode};
+use super::netlink::{Answer, Netlink, mode};
 use crate::error::{Context, Result};
 
 /// An address of an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     /// The address.
     pub ip: IpAddr,
     /// Bits of its network.
     pub prefix: u8,
+    /// The address of the other end, on a link between two.
+    #[serde(default)]
+    pub peer: Option<IpAddr>,
     /// The address of everybody in its network, if one was set.
     pub broadcast: Option<Ipv4Addr>,
     /// Where it means something, as in `RT_SCOPE_*`: 0 everywhere, 253 on this link.
     pub scope: u8,
+    /// What else was set about it: those of `IFA_F_*` that are settings.
+    #[serde(default)]
+    pub flags: u32,
+    /// The metric of the route to its network.
+    #[serde(default)]
+    pub metric: Option<u32>,
+    /// Its own name, such as `eth0:1`.
+    #[serde(default)]
+    pub label: Option<String>,
     /// Somebody has set it, and not for a time: neither the kernel nor a server.
     pub is_set: bool,
 }
+
+/// Those flags that somebody sets.
+const SETTINGS: AddressFlags = AddressFlags::Homeaddress
+    .union(AddressFlags::Managetempaddr)
+    .union(AddressFlags::Noprefixroute)
+    .union(AddressFlags::Mcautojoin);
 
 impl Address {
     /// An address that is set for good, with the usual broadcast address.
@@ -44,7 +62,11 @@ impl Address {
             },
             ip,
             prefix,
+            peer: None,
             scope: 0,
+            flags: 0,
+            metric: None,
+            label: None,
             is_set: true,
         }
     }
@@ -67,6 +89,9 @@ pub struct Route {
     pub scope: u8,
     /// Who has set it, as in `RTPROT_*`.
     pub protocol: u8,
+    /// The next hop is on this link even if no address says so.
+    #[serde(default)]
+    pub onlink: bool,
 }
 
 /// `RT_TABLE_MAIN`
@@ -87,6 +112,7 @@ impl Route {
             table: MAIN.into(),
             scope: RouteScope::Universe.into(),
             protocol: RouteProtocol::Static.into(),
+            onlink: false,
         }
     }
 
@@ -99,6 +125,9 @@ impl Route {
             kind: RouteType::Unicast,
             ..RouteHeader::default()
         };
+        if self.onlink {
+            header.flags = RouteFlags::Onlink;
+        }
         // Larger numbers stand in the attribute alone.
         header.table = u8::try_from(self.table).unwrap_or_default();
         let mut message = RouteMessage::default();
@@ -134,6 +163,7 @@ impl Route {
             table: header.table.into(),
             scope: header.scope.into(),
             protocol: header.protocol.into(),
+            onlink: header.flags.contains(RouteFlags::Onlink),
         };
         for attribute in message.attributes {
             match attribute {
@@ -187,35 +217,36 @@ impl Netlink {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn add_address(&mut self, index: u32, address: Address) -> Result<()> {
+    pub fn add_address(&mut self, index: u32, address: &Address) -> Result<()> {
         let mut message = AddressMessage::default();
         message.header.family = family(address.ip);
         message.header.prefix_len = address.prefix;
         message.header.scope = address.scope.into();
         message.header.index = index;
-        message.attributes = vec![
-            AddressAttribute::Local(address.ip),
-            AddressAttribute::Address(address.ip),
-        ];
-        if let Some(broadcast) = address.broadcast {
-            let broadcast = AddressAttribute::Broadcast(broadcast);
-            message.attributes.push(broadcast);
-        }
+        let mut flags = AddressFlags::from_bits_retain(address.flags);
         // Nobody else on a link of ours has it, and what has come home had it before: it is usable at once.
         if address.ip.is_ipv6() {
-            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
-            message.attributes.push(flags);
+            flags |= AddressFlags::Nodad;
         }
+        message.attributes = vec![
+            AddressAttribute::Local(address.ip),
+            AddressAttribute::Address(address.peer.unwrap_or(address.ip)),
+            AddressAttribute::Flags(flags),
+        ];
+        let all = &mut message.attributes;
+        all.extend(address.broadcast.map(AddressAttribute::Broadcast));
+        all.extend(address.metric.map(AddressAttribute::RoutePriority));
+        all.extend(address.label.clone().map(AddressAttribute::Label));
         let request = RouteNetlinkMessage::NewAddress(message);
         self.change(request, mode::CREATE | mode::ONLY_NEW)
             .context("give an interface the address", address.ip)
     }
 
-    /// The routes over one interface.
+    /// All routes to single destinations, with the number of the interface that each goes over.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn routes_over(&mut self, index: u32) -> Result<Vec<Route>> {
+    pub fn routes(&mut self) -> Result<Vec<(u32, Route)>> {
         let mut all = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
@@ -223,11 +254,25 @@ impl Netlink {
             let request = RouteNetlinkMessage::GetRoute(message);
             let answers = self.dump(request).context("list", "routes")?;
             all.extend(answers.into_iter().filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewRoute(message) => Route::from_message(message),
+                Answer::Other(message) => match *message {
+                    RouteNetlinkMessage::NewRoute(message) => Route::from_message(message),
+                    _ => None,
+                },
                 _ => None,
             }));
         }
-        let here = all.into_iter().filter(|(over, _)| *over == index);
+        Ok(all)
+    }
+
+    /// The routes over one interface.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn routes_over(&mut self, index: u32) -> Result<Vec<Route>> {
+        let here = self
+            .routes()?
+            .into_iter()
+            .filter(|(over, _)| *over == index);
         Ok(here.map(|(_, route)| route).collect())
     }
 
@@ -243,29 +288,40 @@ impl Netlink {
     }
 }
 
-fn address(answer: RouteNetlinkMessage) -> Option<(u32, Address)> {
-    let RouteNetlinkMessage::NewAddress(message) = answer else {
+fn address(answer: Answer) -> Option<(u32, Address)> {
+    let Answer::Other(message) = answer else {
         return None;
     };
-    let mut address = None;
+    let RouteNetlinkMessage::NewAddress(message) = *message else {
+        return None;
+    };
+    let (mut local, mut other) = (None, None);
     let mut flags = AddressFlags::empty();
-    let mut broadcast = None;
-    for attribute in &message.attributes {
+    let (mut broadcast, mut metric, mut label) = (None, None, None);
+    for attribute in message.attributes {
         match attribute {
             // On a point-to-point link the other attribute is the peer's.
-            AddressAttribute::Local(ip) => address = Some(*ip),
-            AddressAttribute::Address(ip) => address = address.or(Some(*ip)),
-            AddressAttribute::Flags(set) => flags = *set,
-            AddressAttribute::Broadcast(ip) => broadcast = Some(*ip),
+            AddressAttribute::Local(ip) => local = Some(ip),
+            AddressAttribute::Address(ip) => other = Some(ip),
+            AddressAttribute::Flags(set) => flags = set,
+            AddressAttribute::Broadcast(ip) => broadcast = Some(ip),
+            AddressAttribute::RoutePriority(value) => metric = Some(value),
+            // Others are the name of the interface.
+            AddressAttribute::Label(text) => label = Some(text).filter(|text| text.contains(':')),
             _ => {}
         }
     }
     let by_kernel = message.header.scope == AddressScope::Link;
+    let ip = local.or(other)?;
     let address = Address {
-        ip: address?,
+        ip,
         prefix: message.header.prefix_len,
+        peer: other.filter(|other| *other != ip),
         broadcast,
         scope: message.header.scope.into(),
+        flags: (flags & SETTINGS).bits(),
+        metric,
+        label,
         is_set: flags.contains(AddressFlags::Permanent) && !by_kernel,
     };
     Some((message.header.index, address))
@@ -295,12 +351,25 @@ mod tests {
         netlink.set_up(other, true).unwrap();
         let v4 = Address::new([172, 23, 5, 1], 24);
         let v6 = Address::new("fd00::1".parse::<std::net::Ipv6Addr>().unwrap(), 64);
-        netlink.add_address(index, v4).unwrap();
-        netlink.add_address(index, v6).unwrap();
+        let elaborate = Address {
+            peer: Some("172.24.0.2".parse().unwrap()),
+            broadcast: None,
+            flags: AddressFlags::Noprefixroute.bits(),
+            label: Some("a:1".into()),
+            ..Address::new([172, 24, 0, 1], 32)
+        };
+        let metric = Address {
+            metric: Some(77),
+            ..Address::new("fd01::1".parse::<std::net::Ipv6Addr>().unwrap(), 64)
+        };
+        let all = [v4, elaborate, v6, metric];
+        for address in &all {
+            netlink.add_address(index, address).unwrap();
+        }
         let mut set = netlink.addresses().unwrap();
         set.retain(|(of, address)| *of == index && address.is_set);
         set.sort_by_key(|(_, address)| address.ip);
-        assert_eq!(set, [(index, v4), (index, v6)]);
+        assert_eq!(set, all.map(|address| (index, address)));
         let routes = [
             Route::default_via("172.23.5.2".parse().unwrap()),
             Route {
@@ -308,6 +377,11 @@ mod tests {
                 metric: Some(5),
                 table: 1000,
                 ..Route::default_via("172.23.5.3".parse().unwrap())
+            },
+            Route {
+                to: ("10.2.0.0".parse().unwrap(), 16),
+                onlink: true,
+                ..Route::default_via("192.0.2.1".parse().unwrap())
             },
             Route {
                 metric: Some(1024),

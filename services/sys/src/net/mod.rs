@@ -10,4 +10,5 @@ pub mod namespace;
 pub mod netlink;
 pub mod nft;
 pub mod pin;
+pub mod tables;
 pub mod watch;

@@ -7,12 +7,11 @@ use std::{
 };
 
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::RouteNetlinkMessage;
 use rustix::net::{RecvFlags, recv};
 
 use super::{
     namespace::Namespace,
-    netlink::{BUFFER, messages, route_socket},
+    netlink::{Answer, BUFFER, messages, route_socket},
 };
 use crate::error::Result;
 
@@ -52,7 +51,7 @@ impl LinkWatch {
                     heard.news |= messages(&buffer[..length]).any(|message| {
                         matches!(
                             message.payload,
-                            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_))
+                            NetlinkPayload::InnerMessage(Answer::Link(_) | Answer::Unreadable)
                         )
                     });
                 }

@@ -1,22 +1,28 @@
 //! Interfaces: found, made, changed, moved between namespaces.
 
-use std::{
-    fmt::Display,
-    os::fd::{AsFd, AsRawFd},
-};
+mod described;
 
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{
-        InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
-        LinkMessage, LinkMode, Prop, State,
+use std::{
+    ffi::OsStr,
+    fmt::Display,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::ffi::OsStrExt,
     },
 };
 
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop},
+};
+
+pub use self::described::Link;
 use super::{
     mac::Mac,
     namespace::Namespace,
-    netlink::{Netlink, mode},
+    netlink::{Answer, Netlink, mode},
 };
 use crate::error::{Context, Result};
 
@@ -31,176 +37,6 @@ pub fn is_name(name: &str) -> bool {
         && !name
             .chars()
             .any(|char| char.is_whitespace() || char.is_control() || "/:%".contains(char))
-}
-
-/// An interface as the kernel describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Its number, unique in its namespace.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Further names.
-    pub alt_names: Vec<String>,
-    /// Its hardware address, if it is an Ethernet interface.
-    pub mac: Option<Mac>,
-    /// That of the hardware, whatever was set since.
-    pub permanent_mac: Option<Mac>,
-    /// The broadcast address.
-    pub broadcast: Option<Mac>,
-    /// Largest packet, in bytes.
-    pub mtu: u32,
-    /// IFF_* of linux/if.h.
-    pub flags: u32,
-    /// Names of the flags as `ip link` prints them.
-    pub flag_names: Vec<&'static str>,
-    /// `UP`, `DOWN`, ... (RFC 2863).
-    pub state: &'static str,
-    /// `DEFAULT` or `DORMANT`.
-    pub mode: &'static str,
-    /// What software makes it, such as `veth`; `None` for hardware.
-    pub kind: Option<String>,
-    /// The group of interfaces it was put into, 0 unless somebody did.
-    pub group: u32,
-    /// The interface it stands on, or its peer.
-    pub peer: Option<u32>,
-    /// That one's namespace, by the number that ours has given it.
-    pub peer_namespace: Option<i32>,
-    /// The bridge it is a port of.
-    pub controller: Option<u32>,
-    /// Its queueing discipline.
-    pub qdisc: Option<String>,
-    /// Packets its queue takes.
-    pub queue: Option<u32>,
-    /// `ether`, `loopback`, ...
-    pub layer: &'static str,
-}
-
-impl Link {
-    /// It leads back to the machine itself.
-    pub fn is_loopback(&self) -> bool {
-        self.flags & LinkFlags::Loopback.bits() != 0
-    }
-
-    /// It was set up.
-    pub fn is_up(&self) -> bool {
-        self.flags & LinkFlags::Up.bits() != 0
-    }
-
-    /// Whether this is one of its names.
-    pub fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.alt_names.iter().any(|known| known == name)
-    }
-
-    /// Whether this is its hardware address, now or from the beginning.
-    pub fn has_mac(&self, mac: Mac) -> bool {
-        [self.mac, self.permanent_mac].contains(&Some(mac))
-    }
-
-    fn from_message(message: LinkMessage) -> Self {
-        let header = message.header;
-        let mut link = Self {
-            index: header.index,
-            name: String::new(),
-            alt_names: Vec::new(),
-            mac: None,
-            permanent_mac: None,
-            broadcast: None,
-            mtu: 0,
-            flags: header.flags.bits(),
-            flag_names: flag_names(header.flags),
-            state: "UNKNOWN",
-            mode: "DEFAULT",
-            kind: None,
-            group: 0,
-            peer: None,
-            peer_namespace: None,
-            controller: None,
-            qdisc: None,
-            queue: None,
-            layer: match header.link_layer_type {
-                LinkLayerType::Ether => "ether",
-                LinkLayerType::Loopback => "loopback",
-                LinkLayerType::None => "none",
-                _ => "other",
-            },
-        };
-        let mac = |bytes: Vec<u8>| bytes.try_into().ok().map(Mac);
-        for attribute in message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Address(bytes) => link.mac = mac(bytes),
-                LinkAttribute::PermAddress(bytes) => link.permanent_mac = mac(bytes),
-                LinkAttribute::Broadcast(bytes) => link.broadcast = mac(bytes),
-                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                LinkAttribute::Group(group) => link.group = group,
-                LinkAttribute::Link(index) => link.peer = Some(index).filter(|index| *index != 0),
-                LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(id),
-                LinkAttribute::Controller(index) => link.controller = Some(index),
-                LinkAttribute::Qdisc(name) => link.qdisc = Some(name),
-                LinkAttribute::TxQueueLen(length) => link.queue = Some(length),
-                LinkAttribute::OperState(state) => link.state = state_name(state),
-                LinkAttribute::Mode(LinkMode::Dormant) => link.mode = "DORMANT",
-                LinkAttribute::PropList(props) => {
-                    link.alt_names
-                        .extend(props.into_iter().filter_map(|prop| match prop {
-                            Prop::AltIfName(name) => Some(name),
-                            _ => None,
-                        }));
-                }
-                LinkAttribute::LinkInfo(infos) => {
-                    link.kind = infos.into_iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind.to_string()),
-                        _ => None,
-                    });
-                }
-                _ => {}
-            }
-        }
-        link
-    }
-}
-
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::Up => "UP",
-        State::Down => "DOWN",
-        State::LowerLayerDown => "LOWERLAYERDOWN",
-        State::NotPresent => "NOTPRESENT",
-        State::Testing => "TESTING",
-        State::Dormant => "DORMANT",
-        _ => "UNKNOWN",
-    }
-}
-
-/// In the order and the words of `ip link`.
-fn flag_names(flags: LinkFlags) -> Vec<&'static str> {
-    let no_carrier = flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Running);
-    let known = [
-        (LinkFlags::Loopback, "LOOPBACK"),
-        (LinkFlags::Broadcast, "BROADCAST"),
-        (LinkFlags::Pointopoint, "POINTOPOINT"),
-        (LinkFlags::Multicast, "MULTICAST"),
-        (LinkFlags::Noarp, "NOARP"),
-        (LinkFlags::Allmulti, "ALLMULTI"),
-        (LinkFlags::Promisc, "PROMISC"),
-        (LinkFlags::Controller, "MASTER"),
-        (LinkFlags::Port, "SLAVE"),
-        (LinkFlags::Debug, "DEBUG"),
-        (LinkFlags::Dynamic, "DYNAMIC"),
-        (LinkFlags::Automedia, "AUTOMEDIA"),
-        (LinkFlags::Portsel, "PORTSEL"),
-        (LinkFlags::Notrailers, "NOTRAILERS"),
-        (LinkFlags::Up, "UP"),
-        (LinkFlags::LowerUp, "LOWER_UP"),
-        (LinkFlags::Dormant, "DORMANT"),
-        (LinkFlags::Echo, "ECHO"),
-    ];
-    let set = known.into_iter().filter(|(flag, _)| flags.contains(*flag));
-    std::iter::once("NO-CARRIER")
-        .filter(|_| no_carrier)
-        .chain(set.map(|(_, name)| name))
-        .collect()
 }
 
 /// One end of a pair that is to be made.
@@ -271,11 +107,14 @@ impl Netlink {
     }
 
     fn one(&mut self, request: LinkMessage, subject: impl Display) -> Result<Option<Link>> {
-        match self.ask(RouteNetlinkMessage::GetLink(request)) {
-            Ok(answers) => Ok(answers.into_iter().find_map(link)),
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(error).context("inspect interface", subject),
-        }
+        let answer = match self.ask(RouteNetlinkMessage::GetLink(request)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+            answer => answer.context("inspect interface", &subject)?,
+        };
+        // One that is there and cannot be understood is not one that is gone.
+        let unreadable = || io::Error::other("the kernel's answer cannot be understood");
+        let found = answer.into_iter().find_map(link).ok_or_else(unreadable);
+        found.map(Some).context("inspect interface", subject)
     }
 
     /// Makes a pair of interfaces, the far end in another namespace.
@@ -328,13 +167,25 @@ impl Netlink {
     /// # Errors
     /// What the kernel said.
     pub fn set_up(&mut self, index: u32, up: bool) -> Result<()> {
-        let mut request = message(index, Vec::new());
-        request.header.change_mask = LinkFlags::Up;
-        if up {
-            request.header.flags = LinkFlags::Up;
-        }
-        self.change(RouteNetlinkMessage::SetLink(request), 0)
+        let flags = if up { LinkFlags::Up.bits() } else { 0 };
+        self.change_flags(index, flags, LinkFlags::Up.bits())
             .context("set up interface", index)
+    }
+
+    /// Sets those of the flags of [`Link::settings`].
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_settings(&mut self, index: u32, settings: u32) -> Result<()> {
+        self.change_flags(index, settings, Link::SETTINGS)
+            .context("set flags of interface", index)
+    }
+
+    fn change_flags(&mut self, index: u32, flags: u32, mask: u32) -> io::Result<()> {
+        let mut request = message(index, Vec::new());
+        request.header.change_mask = LinkFlags::from_bits_retain(mask);
+        request.header.flags = LinkFlags::from_bits_retain(flags & mask);
+        self.change(RouteNetlinkMessage::SetLink(request), 0)
     }
 
     fn set(&mut self, index: u32, attribute: LinkAttribute, what: &'static str) -> Result<()> {
@@ -368,6 +219,41 @@ impl Netlink {
         self.set(index, mac, "set the MAC address of interface")
     }
 
+    /// Puts an interface into a group, 0 if into none.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_group(&mut self, index: u32, group: u32) -> Result<()> {
+        self.set(
+            index,
+            LinkAttribute::Group(group),
+            "set the group of interface",
+        )
+    }
+
+    /// Sets how many packets the queue of an interface takes.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_queue(&mut self, index: u32, packets: u32) -> Result<()> {
+        let queue = LinkAttribute::TxQueueLen(packets);
+        self.set(index, queue, "set the queue of interface")
+    }
+
+    /// Sets the description that people read, empty for none.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_alias(&mut self, index: u32, alias: &str) -> Result<()> {
+        // The library adds a NUL, with which an empty one would be none to the kernel.
+        let alias = DefaultNla::new(libc::IFLA_IFALIAS, alias.as_bytes().to_vec());
+        self.set(
+            index,
+            LinkAttribute::Other(alias),
+            "set the alias of interface",
+        )
+    }
+
     /// Makes an interface the port of a bridge, or of none.
     ///
     /// # Errors
@@ -392,8 +278,10 @@ impl Netlink {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn remove_alt_name(&mut self, index: u32, name: &str) -> Result<()> {
-        let names = LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]);
+    pub fn remove_alt_name(&mut self, index: u32, name: &OsStr) -> Result<()> {
+        // A name need not be text.
+        let name = DefaultNla::new(libc::IFLA_ALT_IFNAME, [name.as_bytes(), &[0]].concat());
+        let names = LinkAttribute::PropList(vec![Prop::Other(name)]);
         let request = RouteNetlinkMessage::DelLinkProp(message(index, vec![names]));
         self.change(request, 0)
             .context("take a name away from interface", index)
@@ -418,9 +306,9 @@ impl Netlink {
     }
 }
 
-fn link(answer: RouteNetlinkMessage) -> Option<Link> {
+fn link(answer: Answer) -> Option<Link> {
     match answer {
-        RouteNetlinkMessage::NewLink(message) => Some(Link::from_message(message)),
+        Answer::Link(link) => Some(*link),
         _ => None,
     }
 }
@@ -498,6 +386,40 @@ mod tests {
         };
         let stays = netlink.move_link(lo.index, &there, arrival).unwrap_err();
         assert_eq!(stays.errno(), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn an_interface_is_understood_whatever_it_is_called() {
+        let here = Namespace::create().unwrap();
+        let mut netlink = here.netlink().unwrap();
+        netlink.add_bridge(&end("br")).unwrap();
+        let index = netlink.link("br").unwrap().unwrap().index;
+        netlink.set_alias(index, "a port").unwrap();
+        assert_eq!(
+            netlink.link_at(index).unwrap().unwrap().alias.as_deref(),
+            Some(OsStr::new("a port"))
+        );
+        let odd = OsStr::from_bytes(b"odd\xff");
+        here.run(|| {
+            let mut ip = std::process::Command::new("ip");
+            ip.args(["link", "set", "dev", "br", "name"]).arg(odd);
+            ip.arg("alias").arg(odd);
+            let mut more = std::process::Command::new("ip");
+            more.args(["link", "property", "add", "dev"]).arg(odd);
+            more.arg("altname").arg(OsStr::from_bytes(b"\xfe"));
+            assert!(ip.status().unwrap().success() && more.status().unwrap().success());
+            Ok(())
+        })
+        .unwrap();
+        let link = netlink.link_at(index).unwrap().unwrap();
+        assert_eq!(link.alias.as_deref(), Some(odd));
+        assert_eq!(link.alt_names, [OsStr::from_bytes(b"\xfe")]);
+        assert_eq!(netlink.links().unwrap().len(), 2);
+        netlink.remove_alt_name(index, &link.alt_names[0]).unwrap();
+        netlink.rename(index, "br").unwrap();
+        netlink.set_alias(index, "").unwrap();
+        let link = netlink.link("br").unwrap().unwrap();
+        assert_eq!((link.alias, link.alt_names), (None, Vec::new()));
     }
 
     #[test]

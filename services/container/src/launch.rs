@@ -1,11 +1,9 @@
-//! Bringing a container up and taking it down again: the only place where its parts are put together.
+//! Bringing a container up: the only place where its parts are put together. Its end is in `takeover.rs`.
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+mod takeover;
+mod trees;
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use cml_bus::{
     api::{
@@ -16,32 +14,27 @@ use cml_bus::{
     id::ContainerId,
     secret::Key,
 };
-use cml_sys::{
-    cgroup::Group,
-    device::node::Dev,
-    emulator::Emulator,
-    exec, file,
-    host::{self, Tree},
-    idmap::IdRange,
-    pidfd, proc,
-};
-use cml_wire::{proto::ContainerConfig, rules::SHARED_STORE, text};
+use cml_sys::{cgroup::Group, device::node::Dev, emulator::Emulator, host, pidfd, proc};
+use cml_wire::{proto::ContainerConfig, text};
 
 use crate::{
-    control_socket::{self, CONTROL_SOCKET, Reach},
+    control_socket::{CONTROL_SOCKET, Reach},
     devices::{self, Prepared, wanted::Wanted},
     env::Env,
     network,
-    plan::{self, Machine, Planned, SERVICE_SOCKET, TreeSource},
+    plan::{self, Machine, Planned, TreeSource},
     record::{Facts, Found, Record, Running, Undo, unwind},
     resources,
     view::Guest,
     volumes::{
         OpenVolumes,
-        backend::{OpenVolume, VolumeError},
+        backend::VolumeError,
         spec::{self, BadVolume, Content, Volume},
     },
 };
+
+pub use takeover::{adopt, clean_up, give_up, settle};
+use trees::{Opened, open_tree};
 
 /// A container that runs, with all that the daemon holds of it.
 #[derive(Debug)]
@@ -471,242 +464,3 @@ fn note_volumes<T>(
 
 /// How long a killed guest may take to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(20);
-
-/// A tree whose source is open.
-enum Opened<'a> {
-    Image(Arc<ImageLease>),
-    Volume(&'a OpenVolume),
-    File { file: OwnedFd, read_only: bool },
-    Fifo(OwnedFd),
-}
-
-impl Opened<'_> {
-    fn tree(&self) -> Tree<'_> {
-        match self {
-            Self::Image(lease) => Tree {
-                source: lease.root.as_fd(),
-                read_only: true,
-                no_suid: false,
-                unmapped: false,
-            },
-            Self::Volume(volume) => Tree {
-                source: volume.tree.as_fd(),
-                read_only: volume.read_only,
-                no_suid: false,
-                unmapped: false,
-            },
-            // Two containers may share a file: neither gives the other a program that runs as its owner.
-            Self::File { file, read_only } => Tree {
-                source: file.as_fd(),
-                read_only: *read_only,
-                no_suid: true,
-                unmapped: false,
-            },
-            // The container's root is not the owner, or it could write (`fifos.rs`).
-            Self::Fifo(file) => Tree {
-                source: file.as_fd(),
-                read_only: false,
-                no_suid: true,
-                unmapped: true,
-            },
-        }
-    }
-
-    fn image(self) -> Option<Arc<ImageLease>> {
-        match self {
-            Self::Image(lease) => Some(lease),
-            Self::Volume(_) | Self::File { .. } | Self::Fifo(_) => None,
-        }
-    }
-}
-
-/// Where Debian and others have a static busybox.
-const TOOLBOXES: &[&str] = &["/bin/busybox", "/usr/bin/busybox"];
-
-fn open_tree<'a>(
-    env: &Env,
-    volumes: &'a OpenVolumes,
-    tree: &TreeSource,
-) -> Result<Opened<'a>, Failed> {
-    match tree {
-        TreeSource::Image(lease) => Ok(Opened::Image(lease.clone())),
-        TreeSource::Volume(name) => match volumes.get(name) {
-            Some(volume) => Ok(Opened::Volume(volume)),
-            None => Err(format!("volume `{name}` is not open").into()),
-        },
-        TreeSource::Toolbox => {
-            let found = TOOLBOXES.iter().find(|path| Path::new(path).exists());
-            let path = found.ok_or(
-                "setup mode needs a static busybox on the host, or `mounts_setup` in the guest OS",
-            )?;
-            Ok(Opened::File {
-                file: file::open(Path::new(path))?.into(),
-                read_only: true,
-            })
-        }
-        TreeSource::Fifo(name) => Err(format!("pipe `{name}` is no tree of the guest OS").into()),
-        TreeSource::File { name, .. } if name == SHARED_STORE => {
-            Err(format!("`{name}` is what the shared files lie in, and none of them").into())
-        }
-        TreeSource::File { name, read_only } => {
-            // A missing one is made (runtime.md 3.2).
-            let file = file::touch(&env.shared_files().join(name), 0o644)?;
-            Ok(Opened::File {
-                file: file.into(),
-                read_only: *read_only,
-            })
-        }
-    }
-}
-
-/// Takes over a container from its record: one that runs is returned, anything else is undone.
-pub fn adopt(env: &Env, id: ContainerId) -> Option<Live> {
-    let undo = match env.records.read(id) {
-        Found::Nothing => {
-            env.records.remove(id);
-            return None;
-        }
-        Found::Record(record) => match reopen(env, id, &record) {
-            Some(live) => return Some(live),
-            None => record.undo,
-        },
-        // Whatever runs of it has no one who knows it; its groups are known by its identity alone.
-        Found::Unreadable => {
-            vec![
-                Undo::Network,
-                Undo::Group(env.hierarchies.group(&id.to_string())),
-            ]
-        }
-    };
-    tracing::warn!(container = %id, "cleaning up what is left of a container");
-    match unwind(env, id, &undo) {
-        Ok(()) => env.records.remove(id),
-        Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
-    }
-    None
-}
-
-fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
-    let running = record.running.clone()?;
-    let pidfd = pidfd::open(running.pid, running.start_time).ok()?;
-    if proc::is_zombie(running.pid) {
-        // Still our child, if it was the actor that died and not the daemon.
-        let _ = pidfd::reap(&pidfd);
-        return None;
-    }
-    if let Some(slot) = running.id_slot {
-        env.slots.take(id, Some(slot));
-    }
-    let path = Path::new(SERVICE_SOCKET);
-    let in_userns = running.id_slot.is_some();
-    let service = exec::bind_socket(&env.program, &pidfd, path, in_userns);
-    let service = service
-        .inspect_err(|error| tracing::warn!(container = %id, %error, "the guest cannot report"))
-        .ok();
-    let emulator = running.emulator.map(|identity| {
-        let emulator = Emulator::find(identity)?;
-        // The daemon may have died between a change and telling it.
-        emulator.allow(&running.devices.rules)?;
-        Ok::<_, cml_sys::Error>(emulator)
-    });
-    let emulator = emulator
-        .transpose()
-        .inspect_err(
-            |error| tracing::warn!(container = %id, %error, "nobody does its system calls"),
-        )
-        .ok()
-        .flatten();
-    let ids = running.id_slot.and_then(IdRange::of_slot);
-    let held = &running.devices;
-    let config: Option<ContainerConfig> = text::parse(running.config.as_bytes()).ok();
-    let name = config.map_or_else(|| id.to_string(), |config| config.name);
-    env.devices.ledger.restore(id, &name, held);
-    let dev = held.dev.map(|dev| Dev::of(running.pid, dev, ids));
-    let dev = dev.and_then(|dev| {
-        dev.inspect_err(|error| tracing::warn!(container = %id, %error, "it gets no new devices"))
-            .ok()
-    });
-    Some(Live {
-        emulator: emulator.map(Arc::new),
-        dev: dev.map(Arc::new),
-        warnings: Vec::new(),
-        control: control_socket::bind_again(env, id, &running, &pidfd),
-        record: record.clone(),
-        running,
-        pidfd: Arc::new(pidfd),
-        images: Vec::new(),
-        volumes: OpenVolumes::default(),
-        service,
-    })
-}
-
-/// Takes a container down whose init has ended: everything that its launch did is undone. What cannot be
-/// undone keeps its record and its ids; the next launch or the next daemon tries again. Of a guest that
-/// reboots the volumes stay open and are returned.
-pub fn clean_up(env: &Env, id: ContainerId, live: Live, reboots: bool) -> OpenVolumes {
-    let Live {
-        mut record,
-        images,
-        volumes,
-        emulator,
-        ..
-    } = live;
-    let keeps = reboots && !volumes.is_empty();
-    let (kept, undone) = match keeps {
-        true => {
-            let of_guest = |undo: &Undo| !matches!(undo, Undo::Volumes(_));
-            let undone: Vec<_> = record
-                .undo
-                .iter()
-                .filter(|undo| of_guest(undo))
-                .cloned()
-                .collect();
-            (volumes, undone)
-        }
-        false => {
-            drop(volumes);
-            (OpenVolumes::default(), record.undo.clone())
-        }
-    };
-    match unwind(env, id, &undone) {
-        Ok(()) if keeps => {
-            record.running = None;
-            if let Err(error) = env.records.write(id, &record) {
-                tracing::error!(container = %id, error, "the record is out of date");
-            }
-        }
-        Ok(()) => {
-            env.records.remove(id);
-            env.slots.give_back(id);
-            env.devices.ledger.release(id);
-        }
-        Err(error) => tracing::error!(container = %id, error, "something is left of a container"),
-    }
-    drop(images);
-    // Last: it ends when the last process of the container has gone.
-    if let Some(emulator) = emulator {
-        emulator.end();
-    }
-    kept
-}
-
-/// Undoes what an earlier run of a container that does not run has left.
-pub fn settle(env: &Env, id: ContainerId) -> Result<(), ContainerError> {
-    let Found::Record(record) = env.records.read(id) else {
-        return Ok(());
-    };
-    unwind(env, id, &record.undo).map_err(|reason| ContainerError::Store {
-        path: id.to_string(),
-        reason,
-    })?;
-    env.records.remove(id);
-    Ok(())
-}
-
-/// Closes volumes that were kept for a reboot that does not happen.
-pub fn give_up(env: &Env, id: ContainerId, kept: OpenVolumes) {
-    drop(kept);
-    adopt(env, id);
-    env.slots.give_back(id);
-    env.devices.ledger.release(id);
-}

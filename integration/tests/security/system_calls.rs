@@ -446,6 +446,33 @@ fn calls_are_done_for_the_guest_of_a_daemon_that_was_started_again() {
 }
 
 #[test]
+fn a_container_whose_calls_nobody_can_do_does_not_start() {
+    // The first thing that the process does for itself fails; for init it does not matter.
+    let inject = "inject=setsid:error=EPERM";
+    let daemon = Daemon::new(Setup {
+        through: vec![
+            "strace",
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=setsid",
+            "-e",
+            inject,
+        ],
+        ..Setup::default()
+    });
+    daemon.create_with("web", "busybox", "");
+    let refused = daemon
+        .control()
+        .refused(&["start", "web"], "CONTAINER_START_EINTERNAL");
+    assert!(refused.err.contains("leave the session"), "{refused:?}");
+    assert_eq!(daemon.state("web"), "STOPPED");
+}
+
+#[test]
 fn calls_that_nobody_does_any_more_fail_at_once() {
     let daemon = Daemon::default();
     let uuid = daemon.running("web", "busybox");

@@ -298,7 +298,7 @@ fn blocking_launch(
 
 fn take_slot(env: &Env, id: ContainerId) -> Result<(u32, cml_sys::idmap::IdRange), ContainerError> {
     let stored = env.store.id_slot(id);
-    let taken = env.slots.take(id, stored);
+    let taken = env.slots.take(id, stored, || env.store.id_slots());
     let (slot, range) = taken.ok_or_else(|| ContainerError::Launch {
         id,
         reason: "all ranges of ids are in use; stop another container".into(),
@@ -595,7 +595,7 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
         return None;
     }
     if let Some(slot) = running.id_slot {
-        env.slots.take(id, Some(slot));
+        env.slots.take(id, Some(slot), || env.store.id_slots());
     }
     let path = Path::new(SERVICE_SOCKET);
     let in_userns = running.id_slot.is_some();

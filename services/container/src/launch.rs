@@ -291,7 +291,7 @@ fn blocking_launch(
 
 fn take_slot(env: &Env, id: ContainerId) -> Result<(u32, cml_sys::idmap::IdRange), ContainerError> {
     let stored = env.store.id_slot(id);
-    let taken = env.slots.take(id, stored);
+    let taken = env.slots.take(id, stored, || env.store.id_slots());
     let (slot, range) = taken.ok_or_else(|| ContainerError::Launch {
         id,
         reason: "all ranges of ids are in use; stop another container".into(),

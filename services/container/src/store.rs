@@ -5,6 +5,7 @@
 //! a wipe, which leaves the mark `.wiping` until it is over.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
@@ -288,6 +289,12 @@ impl Store {
         u32::try_from(i32::from_ne_bytes(bytes.try_into().ok()?)).ok()
     }
 
+    /// The slots of ids that any container had last. One that cannot be read is nobody's.
+    pub fn id_slots(&self) -> BTreeSet<u32> {
+        let all = self.with_suffix("uid").unwrap_or_default();
+        all.into_iter().filter_map(|id| self.id_slot(id)).collect()
+    }
+
     /// Remembers the slot of ids.
     ///
     /// # Errors
@@ -372,6 +379,7 @@ mod tests {
         assert_eq!(stored.signature.unwrap().certificate, [2]);
         assert!(stored.created > 1_700_000_000);
         assert_eq!(store.id_slot(id), Some(7));
+        assert_eq!(store.id_slots(), [7].into());
         fs::create_dir(dir.path().join(format!("containers/{id}"))).unwrap();
         store.remove(id).unwrap();
         assert_eq!(

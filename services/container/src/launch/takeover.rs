@@ -52,7 +52,7 @@ fn reopen(env: &Env, id: ContainerId, record: &Record) -> Option<Live> {
         return None;
     }
     if let Some(slot) = running.id_slot {
-        env.slots.take(id, Some(slot));
+        env.slots.take(id, Some(slot), || env.store.id_slots());
     }
     let path = Path::new(SERVICE_SOCKET);
     let in_userns = running.id_slot.is_some();

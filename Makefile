@@ -54,8 +54,10 @@ test-quiet: programs ## Run the tests that compare times, on a machine that does
 	integration/clean.sh cargo test --locked -p cml-integration --test robustness -- --ignored hogs::
 
 # The same tests, as often as it takes to believe that nothing leaks; in `make test` they repeat things a few times.
-test-long: programs ## Run the tests of networks with 1000, 200 and 100 repetitions (as root, many minutes)
+test-long: programs ## Run the tests that repeat something 1000, 200 and 100 times (as root, many minutes)
 	CML_CYCLES=1000 cargo test --locked -p cml-network --test networks -- nothing_leaks
+	CML_CYCLES=1000 integration/clean.sh cargo test --locked -p cml-integration --test functional -- \
+	  exec::aborted_sessions
 	CML_CYCLES=200 integration/clean.sh cargo test --locked -p cml-integration --test functional -- \
 	  network::a_card_survives
 	CML_CYCLES=100 integration/clean.sh cargo test --locked -p cml-integration --test functional -- \

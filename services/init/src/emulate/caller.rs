@@ -26,8 +26,14 @@ impl Namespace {
     }
 }
 
-/// The caller, by its directory in procfs: whatever is opened below it is that process's or fails.
-pub(crate) struct Caller(OwnedFd);
+/// The caller, by its directory in procfs. The directory stays the same when another thread executes a set-uid program
+/// and takes the number over, and what is below it does not. So nothing counts that was opened or read there before the
+/// call was seen to wait still: until then nobody else can be behind the number.
+pub(crate) struct Caller<'a> {
+    directory: OwnedFd,
+    listener: &'a Listener,
+    call: &'a Call,
+}
 
 /// What proc_pid_status(5) says of it, as the host sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,22 +66,37 @@ impl Status {
     }
 }
 
-impl Caller {
+impl<'a> Caller<'a> {
     /// Takes hold of the process behind a call.
-    pub(crate) fn of(listener: &Listener, call: &Call) -> Result<Self, i32> {
+    pub(crate) fn of(listener: &'a Listener, call: &'a Call) -> Result<Self, i32> {
         let path = format!("/proc/{}", call.pid);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(number)?;
-        // Asked after opening: as the call still waits, the directory is its maker's.
-        match listener.waits(call) {
-            true => Ok(Self(directory)),
+        let caller = Self {
+            directory,
+            listener,
+            call,
+        };
+        caller.confirm(()).map(|()| caller)
+    }
+
+    /// What was just found is the caller's, if its call still waits.
+    fn confirm<T>(&self, found: T) -> Result<T, i32> {
+        match self.listener.waits(self.call) {
+            true => Ok(found),
             false => Err(libc::ESRCH),
         }
     }
 
     /// Opens something of the process by its name in the directory, also through the kernel's magic links.
     pub(crate) fn open(&self, name: &str, flags: OFlags) -> Result<OwnedFd, i32> {
-        openat(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty()).map_err(number)
+        let opened = openat(
+            &self.directory,
+            name,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        self.confirm(opened.map_err(number)?)
     }
 
     /// Its namespace of this kind.
@@ -89,7 +110,7 @@ impl Caller {
         let mut text = String::new();
         let mut file = File::from(self.open(name, OFlags::RDONLY)?);
         file.read_to_string(&mut text).map_err(|_| libc::ESRCH)?;
-        Ok(text)
+        self.confirm(text)
     }
 
     /// Its rights.

@@ -7,7 +7,7 @@ use super::{
     caller::{Caller, last_error},
 };
 
-pub(crate) fn emulate(emulation: &Emulation, caller: &Caller, call: &Call) -> Outcome {
+pub(crate) fn emulate(emulation: &Emulation, caller: &Caller<'_>, call: &Call) -> Outcome {
     // For reading, adjtimex(2) needs no right; then the kernel does not look at the mode either.
     let reads = match call.number {
         libc::SYS_adjtimex => call.args[0],
@@ -32,7 +32,7 @@ pub(crate) fn emulate(emulation: &Emulation, caller: &Caller, call: &Call) -> Ou
     Ok(said.into())
 }
 
-fn set(emulation: &Emulation, caller: &Caller, call: &Call) -> Outcome {
+fn set(emulation: &Emulation, caller: &Caller<'_>, call: &Call) -> Outcome {
     may(emulation, caller)?;
     let mut pair = [0_i64; 2];
     let (from, to_nanoseconds) = match call.number {
@@ -63,7 +63,7 @@ fn clock(call: &Call) -> libc::clockid_t {
     call.args[0] as libc::clockid_t
 }
 
-fn may(emulation: &Emulation, caller: &Caller) -> Result<(), i32> {
+fn may(emulation: &Emulation, caller: &Caller<'_>) -> Result<(), i32> {
     match emulation.plan.set_time {
         true => emulation.has(caller, SYS_TIME),
         false => Err(libc::EPERM),

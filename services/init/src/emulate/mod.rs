@@ -2,8 +2,9 @@
 //! docs/adr/0041-system-calls.md).
 //!
 //! The guest is hostile: it may change what its pointers lead to, end, or lead paths in circles while its call is
-//! looked at. So everything is copied once and checked on the copy; whatever touches the guest's files runs in a
-//! child that has become the guest by then, with a limit of time; and nothing is ever told to go on in the
+//! looked at. So everything is copied once and checked on the copy; each call is done by a child with a limit of time,
+//! as also memory can be a file of the guest's that never answers, and whatever touches its files is done by a child
+//! that has become the guest by then; and nothing is ever told to go on in the
 //! kernel (SEC-12).
 
 mod caller;
@@ -35,7 +36,7 @@ use caller::{Caller, Namespace};
 /// What a call comes to: its result, or an error number.
 type Outcome = Result<i64, i32>;
 
-/// Calls at the same time that touch the guest's files or the machine's modules.
+/// Calls at the same time.
 const CHILDREN_MAX: usize = 8;
 /// How long one may take, in seconds: loading a module that waits for its hardware takes a few.
 const LIMIT: u32 = 20;
@@ -213,7 +214,7 @@ impl Emulation {
         }
     }
 
-    /// Takes one call, and answers it or has a child answer it.
+    /// Takes one call, and has a child answer it.
     fn take(&mut self, place: usize) {
         let listener = &self.listeners[place];
         let Ok(Some(call)) = listener.receive() else {
@@ -223,16 +224,12 @@ impl Emulation {
             Ok(caller) => caller,
             Err(errno) => return listener.answer(&call, Err(errno)),
         };
-        let slow: fn(&Self, &Caller, &Call) -> Outcome = match call.number {
-            libc::SYS_sysinfo => {
-                return listener.answer(&call, sysinfo::emulate(self, &caller, &call));
-            }
+        let emulate: fn(&Self, &Caller<'_>, &Call) -> Outcome = match call.number {
+            libc::SYS_sysinfo => sysinfo::emulate,
             libc::SYS_clock_settime
             | libc::SYS_settimeofday
             | libc::SYS_clock_adjtime
-            | libc::SYS_adjtimex => {
-                return listener.answer(&call, clock::emulate(self, &caller, &call));
-            }
+            | libc::SYS_adjtimex => clock::emulate,
             libc::SYS_finit_module => module::emulate,
             _ => node::emulate,
         };
@@ -243,7 +240,7 @@ impl Emulation {
             // SAFETY: takes a number; the signal's default is to end the process.
             unsafe { libc::alarm(LIMIT) };
             die_with_parent(parent);
-            listener.answer(&call, slow(self, &caller, &call));
+            listener.answer(&call, emulate(self, &caller, &call));
             std::process::exit(0);
         }
         let process = Pid::from_raw(child).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
@@ -266,7 +263,7 @@ impl Emulation {
     }
 
     /// Whether the caller has a capability where it counts: over the container, not over something nested in it.
-    fn has(&self, caller: &Caller, capability: u32) -> Result<(), i32> {
+    fn has(&self, caller: &Caller<'_>, capability: u32) -> Result<(), i32> {
         match caller.namespace("user")? == self.home && caller.status()?.has(capability) {
             true => Ok(()),
             false => Err(libc::EPERM),

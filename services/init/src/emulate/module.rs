@@ -19,7 +19,7 @@ const SIGNATURES: &str = "/sys/module/module/parameters/sig_enforce";
 const COMPRESSED: libc::c_int = 4;
 const SUFFIXES: [&str; 3] = [".gz", ".xz", ".zst"];
 
-pub(crate) fn emulate(emulation: &Emulation, caller: &Caller, call: &Call) -> Outcome {
+pub(crate) fn emulate(emulation: &Emulation, caller: &Caller<'_>, call: &Call) -> Outcome {
     emulation.has(caller, SYS_MODULE)?;
     if !fs::read_to_string(SIGNATURES).is_ok_and(|text| text.starts_with('Y')) {
         return Err(libc::EPERM);

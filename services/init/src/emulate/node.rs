@@ -73,7 +73,7 @@ fn decode(mode: u32, device: u32) -> Device {
     }
 }
 
-pub(crate) fn emulate(emulation: &Emulation, caller: &Caller, call: &Call) -> Outcome {
+pub(crate) fn emulate(emulation: &Emulation, caller: &Caller<'_>, call: &Call) -> Outcome {
     emulation.has(caller, MKNOD)?;
     let request = Request::of(call);
     if !emulation.plan.devices.permits(request.device, Access::MAKE) {
@@ -137,7 +137,7 @@ fn make(request: &Request, status: &Status) -> Result<OwnedFd, i32> {
 
 /// Enters the caller's user and mount namespace, its root and the directory that the path starts from, as root
 /// of the container with the caller's capabilities and the one to mount.
-fn become_caller(caller: &Caller, from: &OwnedFd, status: &Status) -> Result<(), i32> {
+fn become_caller(caller: &Caller<'_>, from: &OwnedFd, status: &Status) -> Result<(), i32> {
     let user = caller.open("ns/user", OFlags::RDONLY)?;
     let mounts = caller.open("ns/mnt", OFlags::RDONLY)?;
     let root = caller.open("root", OFlags::PATH | OFlags::DIRECTORY)?;

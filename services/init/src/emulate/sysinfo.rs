@@ -6,7 +6,7 @@ use cml_sys::seccomp::notify::Call;
 
 use super::{Emulation, Outcome, caller::Caller, caller::last_error};
 
-pub(crate) fn emulate(emulation: &Emulation, caller: &Caller, call: &Call) -> Outcome {
+pub(crate) fn emulate(emulation: &Emulation, caller: &Caller<'_>, call: &Call) -> Outcome {
     // SAFETY: all-zero is valid for numbers, and the call fills the structure.
     let (done, mut info) = unsafe {
         let mut info: libc::sysinfo = std::mem::zeroed();

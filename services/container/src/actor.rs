@@ -424,6 +424,8 @@ impl One {
         if let Some(event) = event {
             self.report(event, context);
         }
+        // A device may have come or gone while there was no daemon.
+        self.catch_up(context);
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// Notes it, and reserves or gives back what it is about.
+    /// Notes it, and reserves what it is about.
     fn note(&self, env: &Env, one: &One, held: &mut Held) -> Result<(), String> {
         let ledger = &env.devices.ledger;
         match self {
@@ -39,7 +39,7 @@ impl Change {
                 held.rules.push(*verdict);
             }
             Self::Rule(verdict @ Verdict::Deny(rule)) => {
-                ledger.revoke(one.id, rule);
+                // What it has for itself stays its own, or others could have what it may still have open.
                 held.shared.retain(|one| one != rule);
                 held.rules.push(*verdict);
             }
@@ -53,7 +53,6 @@ impl Change {
                 held.rules.push(Verdict::Allow(plugged.rule));
             }
             Self::PlugOut(Plugged { rule, .. }) => {
-                ledger.revoke(one.id, rule);
                 held.usb.retain(|plugged| plugged.rule != *rule);
                 held.shared.retain(|one| one != rule);
                 held.own.retain(|one| one != rule);
@@ -183,6 +182,8 @@ impl One {
         };
         match outcome {
             Ok(shown) => {
+                // Only now, when the kernel keeps it from what it has lost, may others have that.
+                self.env.devices.ledger.restore(self.id, &name, &held);
                 live.running.devices = held;
                 if let Err(error) = live.note(&self.env, self.id) {
                     tracing::error!(container = %self.id, error, "the record is out of date");

@@ -73,14 +73,18 @@ impl One {
         self.hold(live, context);
         self.report(Event::Launched, context);
         if std::mem::take(&mut self.missed_devices) {
-            let look = self.look_again();
-            context.spawn(look.map(|looked, one, _| {
-                if let Err(error) = looked {
-                    tracing::warn!(container = %one.id, %error, "it was not told of a device");
-                }
-            }));
+            self.catch_up(context);
         }
         Started { warnings }
+    }
+
+    /// Brings its devices into line with what is there, after a time in which nobody looked.
+    pub(super) fn catch_up(&self, context: &mut Context<Self>) {
+        context.spawn(self.look_again().map(|looked, one, _| {
+            if let Err(error) = looked {
+                tracing::warn!(container = %one.id, %error, "it was not told of a device");
+            }
+        }));
     }
 
     fn await_boot(&mut self, context: &mut Context<Self>) {

@@ -7,7 +7,7 @@ use cml_bus::{
     api::container::ContainerError,
 };
 use cml_sys::{
-    device::{Access, Device, Rule, node::Node},
+    device::{Access, Device, node::Node},
     uevent::{Action, Uevent},
     usb::{self, UsbDevice},
 };
@@ -100,19 +100,19 @@ impl One {
         all.find(|plugged| plugged.rule.covers(device)).cloned()
     }
 
+    fn has_plugged(&self, device: &UsbDevice) -> bool {
+        let held = self.live.as_ref().map(|live| &live.running.devices);
+        held.is_some_and(|held| held.usb.iter().any(|plugged| plugged.is(device)))
+    }
+
     /// Gives a USB device to the container if it wants it and does not have it.
     fn plug_in(&self, device: &UsbDevice) -> ResponseActFuture<Self, Result<(), ContainerError>> {
         let wanted = wanted::usb(&self.config());
         match devices::wants(&wanted, device) {
-            Some(usb) if self.plugged(device.device).is_none() => {
-                self.change_devices(Change::PlugIn {
-                    plugged: Plugged {
-                        rule: Rule::of(device.device),
-                        node: device.node.clone(),
-                    },
-                    own: usb.assign,
-                })
-            }
+            Some(usb) if !self.has_plugged(device) => self.change_devices(Change::PlugIn {
+                plugged: Plugged::of(device),
+                own: usb.assign,
+            }),
             _ => Box::pin(fut::ok(())),
         }
     }
@@ -128,11 +128,10 @@ impl One {
                 .live
                 .as_ref()
                 .map(|live| live.running.devices.usb.clone());
-            let gone = held.unwrap_or_default().into_iter().filter(|plugged| {
-                !found
-                    .iter()
-                    .any(|device| plugged.rule.covers(device.device))
-            });
+            let gone = held
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|plugged| !found.iter().any(|device| plugged.is(device)));
             let mut changes: Vec<_> = gone
                 .map(|plugged| one.change_devices(Change::PlugOut(plugged)))
                 .collect();

@@ -81,7 +81,7 @@ impl Ledger {
         Ok(Claimed { rules, warnings })
     }
 
-    /// Opens the account of a container that runs already.
+    /// Sets the account of a container that runs already.
     pub fn restore(&self, id: ContainerId, name: &str, held: &Held) {
         let account = Account {
             name: name.to_owned(),
@@ -117,14 +117,6 @@ impl Ledger {
             }
         }
         Ok(())
-    }
-
-    /// Takes what a running container was given by exactly this rule.
-    pub fn revoke(&self, id: ContainerId, rule: &Rule) {
-        if let Some(account) = self.accounts().get_mut(&id) {
-            account.shared.retain(|one| one != rule);
-            account.own.retain(|one| one != rule);
-        }
     }
 
     /// The container has ended.

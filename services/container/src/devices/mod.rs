@@ -68,6 +68,30 @@ pub struct Plugged {
     pub rule: Rule,
     /// Where sysfs has it.
     pub node: PathBuf,
+    /// What it says that it is; empty in records of an older daemon.
+    #[serde(default)]
+    pub identity: String,
+}
+
+impl Plugged {
+    /// This device.
+    pub fn of(device: &usb::UsbDevice) -> Self {
+        let serial = device.serial.as_deref().unwrap_or_default();
+        Self {
+            rule: Rule::of(device.device),
+            node: device.node.clone(),
+            identity: format!(
+                "{:04x}:{:04x} {serial}",
+                device.id.vendor, device.id.product
+            ),
+        }
+    }
+
+    /// Whether it is this one. Numbers are given again: another device may have that of one that was plugged out.
+    pub fn is(&self, device: &usb::UsbDevice) -> bool {
+        let same = self.identity.is_empty() || self.identity == Self::of(device).identity;
+        same && self.rule.covers(device.device)
+    }
 }
 
 /// A container's devices before its launch.
@@ -113,10 +137,7 @@ impl Devices {
         let mut plugged = Vec::new();
         for device in usb::all(&self.sys) {
             if let Some(usb) = wanted.usb.iter().find(|usb| usb.matches(&device)) {
-                plugged.push(Plugged {
-                    rule: Rule::of(device.device),
-                    node: device.node.clone(),
-                });
+                plugged.push(Plugged::of(&device));
                 wanted.grant(usb.assign, Rule::of(device.device));
             }
         }

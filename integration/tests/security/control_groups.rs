@@ -11,11 +11,11 @@ fn sh(daemon: &Daemon, name: &str, script: &str) -> cml_integration::Output {
         .run(&["run", "-T", name, "sh", "-c", script])
 }
 
-/// What a service manager does in its first moments.
+/// What a service manager does in its first moments. A process of init may end while it is being moved.
 const DIVIDE: &str = "set -e; cd /sys/fs/cgroup; \
     mkdir init.scope system.slice system.slice/one.service; \
-    for pid in $(cat cgroup.procs); do echo $pid >init.scope/cgroup.procs; done; \
-    test -z \"$(cat cgroup.procs)\"; \
+    until test -z \"$(cat cgroup.procs)\"; do \
+    for pid in $(cat cgroup.procs); do echo $pid >init.scope/cgroup.procs || true; done; done; \
     for controller in $(cat cgroup.controllers); do echo +$controller >cgroup.subtree_control; done; \
     sleep 100 & echo $! >system.slice/one.service/cgroup.procs; \
     cat /proc/$!/cgroup | grep ^0::; \

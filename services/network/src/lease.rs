@@ -295,6 +295,22 @@ mod tests {
     }
 
     #[test]
+    fn what_an_older_daemon_has_written_keeps_its_range_and_gets_a_mark_once() {
+        let (dir, mut leases) = open();
+        let id = ContainerId::random();
+        let number = take(&mut leases, id).unwrap();
+        let path = dir.path().join("leases");
+        let text = std::fs::read(&path).unwrap();
+        let mut stored: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        stored.as_object_mut().unwrap().remove("mark").unwrap();
+        std::fs::write(&path, stored.to_string()).unwrap();
+        let mut newer = Leases::open(&path).unwrap();
+        assert_eq!(newer.identity().range, leases.identity().range);
+        assert_eq!(take(&mut newer, id).unwrap(), number);
+        assert_eq!(Leases::open(&path).unwrap().identity(), newer.identity());
+    }
+
+    #[test]
     fn a_damaged_file_costs_the_subnets_and_nothing_else() {
         let (dir, _) = open();
         let path = dir.path().join("leases");

@@ -238,4 +238,25 @@ mod tests {
         records.remove(now).unwrap();
         assert!(records.load().is_empty());
     }
+
+    #[test]
+    fn a_record_of_an_older_daemon_is_understood() {
+        let text = r#"{
+            "boot_id": "x", "pin": "/run/netns/x",
+            "veths": [{"index": 0, "name": "host0", "mac": "02:00:00:00:00:01", "configure": true,
+                       "wanted_name": null, "renamed": false, "subnet": 1, "in_core0": false}],
+            "nics": [{"claim": {"Name": "nic0"}, "inside": 2, "filter": null, "from_core0": false,
+                      "home": {"index": 2, "name": "nic0", "alt_names": [], "kind": null,
+                               "mac": "02:00:00:00:00:02", "permanent_mac": null, "mtu": 1500, "up": true,
+                               "addresses": [{"ip": "10.0.0.1", "prefix": 24, "broadcast": null, "scope": 0,
+                                              "is_set": true}],
+                               "routes": [{"to": ["0.0.0.0", 0], "via": "10.0.0.2", "source": null, "metric": null,
+                                           "table": 254, "scope": 0, "protocol": 4}]}}],
+            "wishes": [{"claim": {"Mac": "02:00:00:00:00:02"}, "filter": null}]
+        }"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        let home = &record.nics[0].home;
+        assert!(home.settings.is_none() && !home.routes[0].onlink && !record.nics[0].hidden);
+        assert!(record.veths[0].near.is_none() && !record.wishes[0].automatic);
+    }
 }

@@ -12,7 +12,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use cml_wire::paths::CONTROL_SOCKET;
 
 use self::help::*;
-pub use self::{args::*, words::normalise};
+pub use self::{
+    args::*,
+    words::{normalise, wants_json},
+};
 
 /// Overrides [`CONTROL_SOCKET`].
 pub const SOCKET_VARIABLE: &str = "CML_SOCKET";
@@ -23,7 +26,7 @@ pub const SOCKET_VARIABLE: &str = "CML_SOCKET";
 #[command(arg_required_else_help = true, infer_subcommands = false)]
 pub struct Cli {
     /// Control socket of the daemon [default: /run/socket/cml-control]
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
     /// Form of the results: `auto` is `table` on a terminal, else `text`
@@ -67,12 +70,15 @@ pub enum Command {
         /// Also the system's own services
         #[arg(short, long)]
         system: bool,
+        /// Existing scripts name a container here; all are listed (protocol.md 4.3).
+        #[arg(hide = true)]
+        unread: Vec<String>,
         #[command(flatten)]
-        ignored: Ignored,
+        socket: LongSocket,
     },
     /// List the configurations of all installed guest operating systems
     #[command(name = "list_guestos", visible_alias = "list-guestos")]
-    ListGuestos(Ignored),
+    ListGuestos,
     /// Install or update a guest operating system; waits until its images are there
     #[command(name = "push_guestos_config", visible_alias = "push-guestos-config", after_help = PUSH_HELP)]
     PushGuestosConfig {
@@ -101,7 +107,7 @@ pub enum Command {
     },
     /// List the trusted CAs
     #[command(name = "ca_list", visible_alias = "ca-list")]
-    CaList(Ignored),
+    CaList,
     /// Trust a registered CA no longer; what it vouched for is not started again
     #[command(
         name = "ca_remove",
@@ -128,7 +134,7 @@ pub enum Command {
     /// Give a container another configuration; one that runs takes it when it has stopped
     #[command(name = "update_config", visible_alias = "update-config")]
     UpdateConfig {
-        /// Name or UUID
+        /// Name, UUID, or the first digits of the UUID, at least 8
         container: String,
         /// Configuration in protobuf text
         conf: PathBuf,
@@ -139,9 +145,10 @@ pub enum Command {
         cert: Option<PathBuf>,
     },
     /// Delete a container completely: configuration, data, keys
-    Remove(Target),
+    #[command(after_help = REMOVE_HELP)]
+    Remove(Doomed),
     /// Delete what a container has stored, and its key; its configuration and its PIN stay
-    Wipe(Target),
+    Wipe(Doomed),
     /// Wipe all containers of the device
     #[command(name = "wipe_device", visible_alias = "wipe-device")]
     WipeDevice(Confirm),
@@ -167,7 +174,7 @@ pub enum Command {
     DestroySystem(Confirm),
     /// Show how full disks and memory of the device are
     #[command(name = "device_stats", visible_alias = "device-stats")]
-    DeviceStats(Ignored),
+    DeviceStats,
     /// Fetch the log files of the device into a directory
     #[command(name = "retrieve_logs", visible_alias = "retrieve-logs", after_help = LOGS_HELP)]
     RetrieveLogs {
@@ -180,33 +187,45 @@ pub enum Command {
     /// Start a container; asks for its PIN unless it needs none
     #[command(after_help = START_HELP)]
     Start {
-        /// Name or UUID
+        /// Name, UUID, or the first digits of the UUID, at least 8
         container: String,
         #[command(flatten)]
         key: Key,
         /// Mount the root tree at /setup instead of starting the system in it
         #[arg(short, long)]
         setup: bool,
+        #[command(flatten)]
+        socket: LongSocket,
     },
-    /// Stop a container; asks for its PIN as start does
+    /// Stop a container and wait until it has stopped; asks for its PIN as start does
+    #[command(after_help = STOP_HELP)]
     Stop {
-        /// Name or UUID
+        /// Name, UUID, or the first digits of the UUID, at least 8
         container: String,
         #[command(flatten)]
         key: Key,
+        /// Return as soon as the shutdown has begun
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Change the PIN of a container, or of the device; asks for the old one and twice for the new one
     #[command(name = "change_pin", visible_alias = "change-pin", after_help = CHANGE_PIN_HELP)]
     ChangePin {
-        /// Name or UUID; without it the PIN of the device is changed
+        /// Name, UUID or its first digits; without it the PIN of the device is changed
         container: Option<String>,
     },
     /// Show the state of a container
-    State(Target),
+    State {
+        /// Name, UUID, or the first digits of the UUID, at least 8
+        container: String,
+    },
     /// Show the configuration of a container
-    Config(Target),
+    Config {
+        /// Name, UUID, or the first digits of the UUID, at least 8
+        container: String,
+    },
     /// Load the configurations of all stopped containers again
-    Reload(Ignored),
+    Reload,
     /// Look for mistakes in configuration files, without a daemon
     #[command(after_help = CHECK_HELP)]
     Check(Check),
@@ -228,7 +247,7 @@ pub enum Command {
     /// Show what running containers use of the device
     #[command(after_help = STATS_HELP)]
     Stats {
-        /// Name or UUID; without it all containers that run
+        /// Name, UUID or its first digits; without it all containers that run
         container: Option<String>,
         /// Go on showing, every 2 seconds or every SECONDS
         #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
@@ -238,7 +257,7 @@ pub enum Command {
     /// Let a running container use devices, or forbid it, until it stops
     #[command(name = "dev_access", visible_alias = "dev-access", after_help = DEVICE_HELP)]
     DevAccess {
-        /// Name or UUID
+        /// Name, UUID, or the first digits of the UUID, at least 8
         container: String,
         /// `c 10:200 rw`, `allow c 10:200 rw` or `deny c 10:200`
         #[arg(required = true, value_name = "RULE")]
@@ -252,7 +271,7 @@ pub enum Command {
     DenyAudio(Target),
     /// Tell whether the device is in provisioned mode
     #[command(name = "get_provisioned", visible_alias = "get-provisioned")]
-    GetProvisioned(Ignored),
+    GetProvisioned,
     /// Look at the audit log, or check that nobody has changed it
     #[command(after_help = AUDIT_HELP)]
     Audit {
@@ -261,7 +280,7 @@ pub enum Command {
         what: Audit,
     },
     /// Print a completion script for a shell
-    #[command(hide = true)]
+    #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,

@@ -77,6 +77,8 @@ pub struct Client {
     path: PathBuf,
     read: BufReader<UnixStream>,
     write: Sender,
+    /// The UUID of the container that is talked about, and what the operator calls it.
+    about: Option<(String, String)>,
 }
 
 impl Client {
@@ -98,7 +100,13 @@ impl Client {
             path: path.to_owned(),
             read: BufReader::new(stream),
             write,
+            about: None,
         })
+    }
+
+    /// What the daemon says about the container with this UUID is said with these words from now on.
+    pub fn call_it(&mut self, uuid: &str, words: String) {
+        self.about = Some((uuid.to_owned(), words));
     }
 
     /// Sends the request and waits for the next message. How long a start takes is the daemon's business,
@@ -117,7 +125,10 @@ impl Client {
     /// [`ClientError::Closed`], [`ClientError::Broken`]
     pub fn receive(&mut self) -> Result<DaemonToController, ClientError> {
         match frame::read_frame(&mut self.read) {
-            Ok(Some(message)) => Ok(message),
+            Ok(Some(message)) => Ok(match &self.about {
+                Some((uuid, words)) => renamed(message, uuid, words),
+                None => message,
+            }),
             Ok(None) => Err(ClientError::Closed(self.path.clone())),
             Err(source) => Err(ClientError::Broken {
                 path: self.path.clone(),
@@ -148,6 +159,16 @@ impl Client {
             })?,
         })
     }
+}
+
+/// With other words for a container in what is meant for people.
+fn renamed(mut reply: DaemonToController, uuid: &str, words: &str) -> DaemonToController {
+    let texts = [&mut reply.error_text, &mut reply.done_text];
+    let texts = texts.into_iter().flatten().chain(&mut reply.warnings);
+    for text in texts {
+        *text = text.replace(uuid, words);
+    }
+    reply
 }
 
 /// The sending half.

@@ -1,7 +1,7 @@
 //! What a reply or an error means for the exit status and for people (wire-samples.md, protocol.md 2.2).
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
 };
 
@@ -20,6 +20,9 @@ pub const REFUSED: u8 = 1;
 pub const UNREACHABLE: u8 = 125;
 /// As if SIGPIPE had ended us: whoever read our output has gone.
 pub const NOBODY_READS: u8 = 128 + 13;
+
+/// Scripts match this text (protocol.md 5.1).
+const NO_CONTAINER: &str = "Container with provided uuid/name does not exist!";
 
 /// Why a command came to no reply.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +90,12 @@ impl CliError {
     pub fn report(&self) {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            Self::Resolve(ResolveError::NotFound) => say(&self.to_string()),
+            Self::Resolve(ResolveError::NotFound(_)) => {
+                complain(&self.to_string());
+                if !io::stderr().is_terminal() {
+                    say(NO_CONTAINER);
+                }
+            }
             Self::Resolve(ResolveError::Refused(reply)) => {
                 complain(&format!("{self}: {}", render::printable(&reason(reply))));
             }
@@ -312,7 +320,7 @@ mod tests {
             (CliError::Resolve(ResolveError::Client(unreachable())), 125),
             (CliError::Pin(PinError::Client(unreachable())), 125),
             (CliError::Client(ClientError::Closed(path.clone())), 125),
-            (CliError::Resolve(ResolveError::NotFound), 1),
+            (CliError::Resolve(ResolveError::NotFound("x".into())), 1),
             (
                 CliError::File {
                     path: path.clone(),

@@ -28,7 +28,15 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     tty::restore_on_panic();
-    let cli = cli::Cli::parse_from(cli::normalise(env::args_os()));
+    let words = cli::normalise(env::args_os());
+    let cli = cli::Cli::try_parse_from(&words).unwrap_or_else(|wrong| {
+        // Help and version are no mistakes.
+        if wrong.use_stderr() && cli::wants_json(&words) {
+            let document = render::no_reply(&wrong.to_string());
+            let _ = io::stdout().write_all(document.as_bytes());
+        }
+        wrong.exit()
+    });
     // The output of `run` belongs to the program that it runs.
     let document = cli.format == cli::Format::Json && !matches!(cli.command, cli::Command::Run(_));
     match cmd::dispatch(cli) {

@@ -1,6 +1,6 @@
 //! Where the PIN of start and stop comes from (protocol.md 4.4).
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use cml_wire::proto::{controller_to_daemon::Command, daemon_to_controller::Code};
 use rustix::stdio;
@@ -78,7 +78,11 @@ pub fn obtain(
             Some(given) => Ok(given.map(|Secret(text)| text)),
             // The end of the input is an empty PIN (protocol.md 4.4), what old daemons expect for
             // containers without a token; ours refuses it without counting a try.
-            None => match prompt("Password: ", format) {
+            None => match prompt(
+                "Password: ",
+                &format!("PIN of {}: ", named(container)),
+                format,
+            ) {
                 Err(PinError::NoPin) => Ok(Some(Zeroizing::default())),
                 given => given.map(Some),
             },
@@ -104,28 +108,44 @@ fn entry(client: &mut Client, container: &Container) -> Result<Entry, PinError> 
     )
 }
 
-/// The old PIN and the new one, which is asked for twice.
+fn named(container: &Container) -> String {
+    render::printable(&container.name)
+}
+
+/// The old PIN and the new one, which is asked for twice; of the device if no container is named.
 ///
 /// # Errors
 /// [`PinError`]; [`PinError::Mismatch`] before anything was sent.
-pub fn obtain_change(format: Format) -> Result<(Zeroizing<String>, Zeroizing<String>), PinError> {
-    let old = prompt("Current Password: ", format)?;
-    let new = prompt("New Password: ", format)?;
-    let again = prompt("Re-enter New Password: ", format)?;
+pub fn obtain_change(
+    of: Option<&Container>,
+    format: Format,
+) -> Result<(Zeroizing<String>, Zeroizing<String>), PinError> {
+    let of = of.map_or_else(|| "the device".to_owned(), named);
+    let old = prompt(
+        "Current Password: ",
+        &format!("Current PIN of {of}: "),
+        format,
+    )?;
+    let new = prompt("New Password: ", &format!("New PIN of {of}: "), format)?;
+    let again = prompt("Re-enter New Password: ", "New PIN again: ", format)?;
     if new != again {
         return Err(PinError::Mismatch);
     }
     Ok((old, new))
 }
 
-/// Standard output must stay one document if it is JSON.
-fn prompt(words: &str, format: Format) -> Result<Zeroizing<String>, PinError> {
-    let words = words.as_bytes();
+/// Scripts know the old words (protocol.md 4.4), a person is told whose PIN is meant. Standard output must stay one
+/// document if it is JSON.
+fn prompt(old: &str, words: &str, format: Format) -> Result<Zeroizing<String>, PinError> {
+    let words = match io::stdin().is_terminal() {
+        true => words.as_bytes(),
+        false => old.as_bytes(),
+    };
     // Before the prompt, so that nothing typed after it is echoed.
     let hidden = Guard::enter(Mode::Hidden)?;
     let shown = match format {
         Format::Json => io::stderr().write_all(words),
-        Format::Text | Format::Table => {
+        Format::Text | Format::Table { .. } => {
             let mut out = io::stdout().lock();
             out.write_all(words).and_then(|()| out.flush())
         }

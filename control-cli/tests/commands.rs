@@ -11,7 +11,7 @@ use std::{
 };
 
 use cml_wire::proto::{
-    ContainerConfig, DaemonToController, LogMessage,
+    ContainerConfig, ContainerState, DaemonToController, LogMessage,
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
@@ -132,6 +132,14 @@ fn a_pin_reader_is_pointed_out() {
             .unwrap();
         assert_eq!(params.key, None);
         peer.send(&response(Response::ContainerStopOk));
+        for state in [ContainerState::Shutdown, ContainerState::Stopped] {
+            let look = peer.expect(Command::GetContainerStatus);
+            assert_eq!(look.container_uuids, [UUID]);
+            let mut now = status_list();
+            now.container_status[0].set_state(state);
+            peer.send(&now);
+        }
+        assert_eq!(peer.next(), None);
     });
     let output = daemon.run(&["stop", "c", "--key=x"], b"");
     assert_eq!(
@@ -197,7 +205,8 @@ fn an_unknown_container_is_said_in_the_words_scripts_know() {
     let output = daemon.run(&["remove", "other", "--key=pw"], b"");
     assert_eq!(
         text(&output.stderr),
-        "Container with provided uuid/name does not exist!\n"
+        "control: there is no container `other`; `control list` shows those that there are\n\
+         Container with provided uuid/name does not exist!\n"
     );
     assert_eq!(output.status.code(), Some(1));
 }
@@ -214,7 +223,91 @@ fn a_refused_look_up_is_said() {
 }
 
 #[test]
-fn remove_by_uuid_ignores_further_words() {
+fn stop_need_not_wait_for_the_end() {
+    let daemon = Daemon::start(|peer| {
+        peer.resolve();
+        peer.expect(Command::ContainerCmldHandlesPin);
+        peer.send(&DaemonToController {
+            pin_required: Some(false),
+            ..bare(Code::ContainerCmldHandlesPin)
+        });
+        peer.expect(Command::ContainerStop);
+        peer.send(&response(Response::ContainerStopOk));
+        assert_eq!(peer.next(), None);
+    });
+    let output = daemon.run(&["--format", "table", "stop", "c", "--no-wait"], b"");
+    assert_eq!(text(&output.stdout), "container c is stopping\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn of_several_with_a_name_scripts_get_the_first_and_a_warning() {
+    let other = "b51f6038-0000-4cc7-b93a-fe187ef218f1";
+    let twice = move || {
+        let mut twice = status_list();
+        let mut second = twice.container_status[0].clone();
+        second.uuid = other.into();
+        twice.container_status.push(second);
+        twice
+    };
+    let daemon = Daemon::start(move |peer| {
+        peer.expect(Command::GetContainerStatus);
+        peer.send(&twice());
+        let request = peer.expect(Command::ContainerFreeze);
+        assert_eq!(request.container_uuids, [UUID]);
+        peer.send(&response(Response::CmdOk));
+    });
+    let output = daemon.run(&["freeze", "c"], b"");
+    assert!(text(&output.stderr).contains("warning: 2 containers are called `c`"));
+    assert_eq!(output.status.code(), Some(0));
+    // What only begins like several is nobody's name.
+    let daemon = Daemon::start(move |peer| {
+        peer.expect(Command::GetContainerStatus);
+        peer.send(&twice());
+        assert_eq!(peer.next(), None);
+    });
+    let output = daemon.run(&["freeze", "b51f6038"], b"");
+    let said = text(&output.stderr);
+    assert!(said.contains(UUID) && said.contains(other), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn errors_name_the_container_as_the_operator_did() {
+    for (word, named) in [
+        ("c", "container c is frozen".to_owned()),
+        ("b51f6038", format!("container c ({UUID}) is frozen")),
+    ] {
+        let daemon = Daemon::start(|peer| {
+            peer.resolve();
+            peer.expect(Command::ContainerFreeze);
+            peer.send(&DaemonToController {
+                error_text: Some(format!("container {UUID} is frozen")),
+                ..response(Response::CmdFailed)
+            });
+        });
+        let output = daemon.run(&["freeze", word], b"");
+        let said = text(&output.stderr);
+        assert_eq!(
+            said,
+            format!("control: freeze failed: {named} (CMD_FAILED)\n")
+        );
+    }
+}
+
+#[test]
+fn wrong_usage_is_a_document_where_one_is_wanted() {
+    for words in [["--format", "json", "lst"], ["lst", "--format=json", "x"]] {
+        let output = control().args(words).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["ok"], false);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn remove_by_uuid_ignores_a_key() {
     let daemon = Daemon::start(|peer| {
         peer.resolve();
         assert_eq!(

@@ -4,7 +4,6 @@
 mod common;
 
 use std::{
-    fs::File,
     io::{Read, Write},
     os::fd::OwnedFd,
     process::{Child, Stdio},
@@ -16,11 +15,12 @@ use cml_wire::proto::{
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
-use common::{Daemon, Peer, UUID, bare, response, text};
-use rustix::{
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
+use common::{
+    Daemon, Peer, UUID, bare, response,
+    terminal::{at_terminal, terminal},
+    text,
 };
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 fn output(bytes: &[u8]) -> DaemonToController {
     DaemonToController {
@@ -34,16 +34,6 @@ fn end(status: i32) -> DaemonToController {
         exec_status: Some(status),
         ..bare(Code::ExecEnd)
     }
-}
-
-/// The client with its input and output at this terminal.
-fn at_terminal(daemon: &Daemon, args: &[&str], terminal: &OwnedFd) -> Child {
-    daemon
-        .control(args)
-        .stdin(terminal.try_clone().unwrap())
-        .stdout(terminal.try_clone().unwrap())
-        .spawn()
-        .unwrap()
 }
 
 fn exec(peer: &mut Peer) -> ControllerToDaemon {
@@ -167,7 +157,7 @@ fn a_command_that_cannot_run_says_why() {
         });
     });
     let output = daemon.run(&["run", "c", "ls"], b"");
-    assert_eq!(text(&output.stderr), "control: run: not running\n");
+    assert_eq!(text(&output.stderr), "control: run failed: not running\n");
     assert_eq!(output.status.code(), Some(126));
 }
 
@@ -192,27 +182,6 @@ fn a_daemon_that_goes_away_is_status_125() {
     let output = daemon.run(&["run", "c", "ls"], b"");
     assert_eq!(output.stdout, b"half");
     assert_eq!(output.status.code(), Some(125));
-}
-
-/// A terminal of 100 x 30 characters: both ends.
-fn terminal() -> (File, OwnedFd) {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = File::options()
-        .read(true)
-        .write(true)
-        .open(name.to_str().unwrap())
-        .unwrap();
-    let size = Winsize {
-        ws_col: 100,
-        ws_row: 30,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    tcsetwinsize(&slave, size).unwrap();
-    (File::from(master), slave.into())
 }
 
 fn is_raw(terminal: &OwnedFd) -> bool {
@@ -332,33 +301,5 @@ fn a_new_window_size_is_told() {
     let pid = rustix::process::Pid::from_child(&client);
     rustix::process::kill_process(pid, rustix::process::Signal::WINCH).unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(0));
-    daemon.finish();
-}
-
-#[test]
-fn a_pin_typed_at_a_terminal_is_not_echoed() {
-    let (mut master, slave) = terminal();
-    let daemon = Daemon::start(|peer| {
-        peer.resolve();
-        peer.expect(Command::ContainerCmldHandlesPin);
-        peer.send(&bare(Code::ContainerCmldHandlesPin));
-        let params = peer
-            .expect(Command::ContainerStart)
-            .container_start_params
-            .unwrap();
-        assert_eq!(params.key.as_deref(), Some("geheim"));
-        peer.send(&response(Response::ContainerStartOk));
-    });
-    let mut client = at_terminal(&daemon, &["start", "c"], &slave);
-    let mut prompt = [0; 10];
-    master.read_exact(&mut prompt).unwrap();
-    assert_eq!(&prompt, b"Password: ");
-    master.write_all(b"geheim\n").unwrap();
-    assert_eq!(client.wait().unwrap().code(), Some(0));
-    let mut rest = [0; 200];
-    let count = master.read(&mut rest).unwrap();
-    assert!(!text(&rest[..count]).contains("geheim"));
-    let modes = tcgetattr(&slave).unwrap().local_modes;
-    assert!(modes.contains(LocalModes::ECHO));
     daemon.finish();
 }

@@ -1,6 +1,6 @@
 //! Arguments that several commands have, or that are many.
 
-use std::{ffi::OsString, fmt, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
@@ -39,31 +39,47 @@ pub enum Audit {
         last: u32,
     },
     /// Check that every log is what the daemon has written; exits with 1 if one is not
-    Verify(Ignored),
+    Verify,
 }
 
-/// A container, and words after it that existing scripts pass and that mean nothing
-/// (protocol.md 4.3: `remove NAME --key=PW`).
+/// The socket, of commands whose `-s` means something else.
+#[derive(Debug, Args)]
+pub struct LongSocket {
+    /// Control socket of the daemon
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// A container, of commands that need no PIN.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// Name or UUID
+    /// Name, UUID, or the first digits of the UUID, at least 8
     pub container: String,
     #[command(flatten)]
-    pub ignored: Ignored,
+    pub unread: UnreadKey,
 }
 
-/// Words that mean nothing to the command (protocol.md 4.3).
+/// A PIN that existing scripts pass and that means nothing (protocol.md 4.3: `remove NAME --key=PW`).
 #[derive(Debug, Args)]
-pub struct Ignored {
+pub struct UnreadKey {
     /// Never read.
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub words: Vec<OsString>,
+    #[arg(short, long, hide = true, num_args = 0..=1, require_equals = true, value_parser = secret)]
+    pub key: Option<Option<Secret>>,
+}
+
+/// A container that is about to lose something.
+#[derive(Debug, Args)]
+pub struct Doomed {
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub confirm: Confirm,
 }
 
 /// An interface and the container that it is for.
 #[derive(Debug, Args)]
 pub struct Interface {
-    /// Name or UUID
+    /// Name, UUID, or the first digits of the UUID, at least 8
     pub container: String,
     /// Name or MAC address of the interface
     #[arg(short, long, value_name = "IFACE")]
@@ -79,8 +95,6 @@ pub struct Confirm {
     /// Do not ask, on a terminal
     #[arg(short, long)]
     pub yes: bool,
-    #[command(flatten)]
-    pub ignored: Ignored,
 }
 
 /// A PIN on the command line.
@@ -109,7 +123,7 @@ pub struct Run {
     /// User in the container, as its own files name it; default: its root
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
-    /// Name or UUID
+    /// Name, UUID, or the first digits of the UUID, at least 8
     pub container: String,
     /// The command with its arguments
     #[arg(

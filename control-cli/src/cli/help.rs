@@ -1,8 +1,9 @@
 //! What `--help` says beside the options.
 
 pub(super) const MORE_HELP: &str = "\
-<CONTAINER> is a name or a UUID. Of several with the same name the first of `list` is meant.
-Command names may be written in any case, and with dashes: `list-guestos`.
+<CONTAINER> is a name, a UUID, or the first digits of a UUID, at least 8. Of several with the same
+name the first of `list` is meant, with a warning; on a terminal commands that change something ask
+for the UUID instead. Command names may be written in any case, and with dashes: `list-guestos`.
 
 Examples:
   control list                            all containers and their state
@@ -31,6 +32,26 @@ Examples:
   control start web --key=1234    the key is visible to other users of this machine while it runs
   control start web -k1234
   control start web --setup";
+
+pub(super) const STOP_HELP: &str = "\
+The guest has 45 seconds to shut down; after that it is killed.
+
+Examples:
+  control stop web
+  control stop web --no-wait";
+
+pub(super) const REMOVE_HELP: &str = "\
+A container that runs is killed. On a terminal you are asked first, unless you say --yes.
+
+Examples:
+  control remove web
+  control remove --yes b51f6038";
+
+pub(super) const COMPLETIONS_HELP: &str = "\
+Examples:
+  control completions bash > /etc/bash_completion.d/control
+  control completions zsh > /usr/local/share/zsh/site-functions/_control
+  control completions fish > /etc/fish/completions/control.fish";
 
 pub(super) const CHANGE_PIN_HELP: &str = "\
 A container uses the PIN of the device until it gets one of its own: the current PIN is then

@@ -65,22 +65,23 @@ fn command_words_have_any_case_and_either_separator() {
         "control --socket LIST list-guestos",
         "control --format json List_GuestOS",
     ] {
-        assert!(matches!(
-            parse(line).unwrap().command,
-            Command::ListGuestos(_)
-        ));
+        assert!(matches!(parse(line).unwrap().command, Command::ListGuestos));
     }
 }
 
 #[test]
-fn words_that_mean_nothing_are_ignored() {
+fn what_old_scripts_pass_for_nothing_is_ignored() {
     for line in [
         "control remove c --key=pw",
-        "control remove c --key=pw -x y",
+        "control remove --key c",
+        "control wipe c -kpw",
+        "control freeze c --key=",
+        "control unfreeze c -k=pw",
+        "control ifaces c --key=pw",
+        "control allow-audio c -kpw",
+        "control deny_audio c --key=pw",
         "control list c",
-        "control list c --any",
-        "control freeze c x",
-        "control reload now",
+        "control list -s c d",
     ] {
         parse(line).expect(line);
     }
@@ -88,6 +89,49 @@ fn words_that_mean_nothing_are_ignored() {
         parse("control list -s").unwrap().command,
         Command::List { system: true, .. }
     ));
+}
+
+#[test]
+fn nothing_else_is_ignored() {
+    for line in [
+        "control list --json",
+        "control remove a b",
+        "control remove a --force",
+        "control remove a --key=pw b",
+        "control wipe a b",
+        "control freeze a b",
+        "control state a --key=pw",
+        "control config a b",
+        "control set_provisioned --dry-run",
+        "control wipe_device now",
+        "control reboot --force",
+        "control destroy_system x",
+        "control reload now",
+        "control list_guestos x",
+        "control ca_list -x",
+        "control device_stats x",
+        "control get_provisioned x",
+        "control audit verify x",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn the_socket_is_named_before_or_after_the_command() {
+    for line in [
+        "control -s /x state c",
+        "control state -s /x c",
+        "control state c --socket=/x",
+        "control wipe_device --socket /x -y",
+        "control list --socket /x",
+        "control list -s --socket /x",
+        "control start c -s --socket /x",
+        "control audit list -s /x",
+        "control run -s /x c ls -s /y",
+    ] {
+        assert_eq!(parse(line).expect(line).socket(), PathBuf::from("/x"));
+    }
 }
 
 #[test]

@@ -2,6 +2,19 @@
 
 use std::ffi::OsString;
 
+/// Commands that existing scripts give a key (protocol.md 4.3).
+const WITH_KEY: [&str; 9] = [
+    "start",
+    "stop",
+    "remove",
+    "wipe",
+    "freeze",
+    "unfreeze",
+    "ifaces",
+    "allow_audio",
+    "deny_audio",
+];
+
 /// Old spellings become the ones that the parser knows: command words in any case (protocol.md 4.1), and
 /// a value attached to `-k` without `=` (protocol.md 4.3).
 pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -10,7 +23,13 @@ pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         return args;
     };
     args[at].make_ascii_lowercase();
-    if args[at] == "start" || args[at] == "stop" {
+    let asks_for_help = |word: &OsString| word == "--help" || word == "-h";
+    if args[at] == "help" && args.get(at + 1).is_some_and(asks_for_help) {
+        // Help about help is the help.
+        args.truncate(at + 1);
+    }
+    let command = args[at].to_string_lossy().replace('-', "_");
+    if WITH_KEY.contains(&&*command) {
         let mut options = args[at + 1..].iter_mut().take_while(|word| *word != "--");
         for word in options.by_ref() {
             let attached = word.to_str().and_then(|word| word.strip_prefix("-k"));
@@ -32,4 +51,12 @@ fn command_word(args: &[OsString]) -> Option<usize> {
             _ => return Some(at),
         };
     }
+}
+
+/// Whether words that could not be understood ask for JSON.
+pub fn wants_json(args: &[OsString]) -> bool {
+    let apart = args
+        .windows(2)
+        .any(|pair| pair[0] == "--format" && pair[1] == "json");
+    apart || args.iter().any(|word| word == "--format=json")
 }

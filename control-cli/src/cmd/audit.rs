@@ -5,7 +5,12 @@ use cml_wire::proto::{
 };
 
 use super::Context;
-use crate::{client, exit::CliError, render::Words, resolve};
+use crate::{
+    client,
+    exit::CliError,
+    render::Words,
+    resolve::{self, Purpose},
+};
 
 /// `audit list`. A container that was removed has a log still, but a UUID only.
 pub fn list(context: &Context<'_>, word: Option<&str>, last: Option<u32>) -> Result<u8, CliError> {
@@ -14,7 +19,7 @@ pub fn list(context: &Context<'_>, word: Option<&str>, last: Option<u32>) -> Res
         Some(word) => match resolve::uuid(word) {
             Some(uuid) => (context.connect()?, Some(uuid)),
             None => {
-                let (client, container) = context.connect_to(word, false)?;
+                let (client, container) = context.connect_to(word, Purpose::Look)?;
                 (client, Some(container.uuid))
             }
         },

@@ -35,7 +35,7 @@ pub fn check(format: Format, check: &Check) -> Result<u8, CliError> {
     }
     let out = match format {
         Format::Json => json(&findings),
-        Format::Text | Format::Table => lines(&findings),
+        Format::Text | Format::Table { .. } => lines(&findings),
     };
     let written = io::stdout().write_all(out.as_bytes());
     written.map_err(CliError::Output)?;

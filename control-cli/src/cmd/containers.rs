@@ -7,7 +7,13 @@ use cml_wire::proto::{
 };
 
 use super::{Context, file};
-use crate::{client, exit::CliError, render::Words};
+use crate::{
+    cli::Doomed,
+    client::{self, Client},
+    exit::CliError,
+    render::{Words, is_at_rest, printable, state_name},
+    resolve::{Container, Purpose, ResolveError},
+};
 
 /// `list`
 pub fn list(context: &Context<'_>, system: bool) -> Result<u8, CliError> {
@@ -22,13 +28,13 @@ pub fn list(context: &Context<'_>, system: bool) -> Result<u8, CliError> {
 
 /// `state`: units can be asked about too.
 pub fn state(context: &Context<'_>, word: &str) -> Result<u8, CliError> {
-    let (mut client, container) = context.connect_to(word, true)?;
+    let (mut client, container) = context.connect_to(word, Purpose::LookAtUnits)?;
     let mut request = client::about(Command::GetContainerStatus, &container.uuid);
     request.system_services = Some(true);
     let reply = client.call(request)?;
     if reply.code == i32::from(Code::ContainerStatus) && reply.container_status.is_empty() {
         // Removed between the two requests.
-        return Err(crate::resolve::ResolveError::NotFound.into());
+        return Err(ResolveError::NotFound(printable(word)).into());
     }
     let words = Words {
         action: "state",
@@ -39,7 +45,7 @@ pub fn state(context: &Context<'_>, word: &str) -> Result<u8, CliError> {
 
 /// `config`
 pub fn config(context: &Context<'_>, word: &str) -> Result<u8, CliError> {
-    let (client, container) = context.connect_to(word, false)?;
+    let (client, container) = context.connect_to(word, Purpose::Look)?;
     let request = client::about(Command::GetContainerConfig, &container.uuid);
     let words = Words {
         action: "config",
@@ -81,7 +87,7 @@ pub fn update_config(
 ) -> Result<u8, CliError> {
     // The files first: a missing one is found before anything is asked.
     let request = with_config(client::bare(Command::ContainerUpdateConfig), conf, signed)?;
-    let (client, container) = context.connect_to(word, false)?;
+    let (client, container) = context.connect_to(word, Purpose::Change)?;
     let request = ControllerToDaemon {
         container_uuids: vec![container.uuid],
         ..request
@@ -108,6 +114,45 @@ fn with_config(
     })
 }
 
+/// `remove`
+pub fn remove(context: &Context<'_>, doomed: &Doomed) -> Result<u8, CliError> {
+    let words = Words {
+        action: "remove",
+        done: "removed",
+    };
+    let question = |one: &str| format!("Delete container {one} with everything it has stored?");
+    ask_after(context, doomed, question, Command::RemoveContainer, words)
+}
+
+/// `wipe`
+pub fn wipe(context: &Context<'_>, doomed: &Doomed) -> Result<u8, CliError> {
+    let words = Words {
+        action: "wipe",
+        done: "wiped",
+    };
+    let question = |one: &str| format!("Delete what container {one} has stored?");
+    ask_after(context, doomed, question, Command::ContainerWipe, words)
+}
+
+/// Sends a command that cannot be taken back. A person is asked first, a script is not.
+fn ask_after(
+    context: &Context<'_>,
+    doomed: &Doomed,
+    question: impl Fn(&str) -> String,
+    command: Command,
+    words: Words<'_>,
+) -> Result<u8, CliError> {
+    let word = &doomed.target.container;
+    let (client, container) = context.connect_to(word, Purpose::Change)?;
+    let named = format!("{} ({})", printable(&container.name), container.uuid);
+    let mut question = question(&named);
+    if !is_at_rest(container.state) {
+        question += &format!(" It is {} and will be killed.", state_name(container.state));
+    }
+    super::confirm(&doomed.confirm, &question)?;
+    tell(context, client, &container, command, words)
+}
+
 /// A command without parameters about one container.
 pub fn simple(
     context: &Context<'_>,
@@ -115,7 +160,17 @@ pub fn simple(
     command: Command,
     words: Words<'_>,
 ) -> Result<u8, CliError> {
-    let (client, container) = context.connect_to(word, false)?;
+    let (client, container) = context.connect_to(word, Purpose::Change)?;
+    tell(context, client, &container, command, words)
+}
+
+fn tell(
+    context: &Context<'_>,
+    client: Client,
+    container: &Container,
+    command: Command,
+    words: Words<'_>,
+) -> Result<u8, CliError> {
     let request = client::about(command, &container.uuid);
     let done = format!("container {} {}", container.name, words.done);
     let words = Words {

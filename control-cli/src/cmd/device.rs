@@ -1,9 +1,6 @@
 //! Commands about the device as a whole.
 
-use std::{
-    io::{self, BufRead, IsTerminal},
-    path::Path,
-};
+use std::path::Path;
 
 use cml_wire::proto::{
     ControllerToDaemon, controller_to_daemon::Command, daemon_to_controller::Code,
@@ -138,15 +135,6 @@ fn ask_after(
 ) -> Result<u8, CliError> {
     // Connected first: nobody is asked for nothing.
     let connection = context.connect()?;
-    if !confirm.yes && io::stdin().is_terminal() && !confirmed(question) {
-        return Err(CliError::Declined);
-    }
+    super::confirm(confirm, question)?;
     context.ask(connection, client::bare(command), Code::Response, words)
-}
-
-fn confirmed(question: &str) -> bool {
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }

@@ -5,11 +5,11 @@ use cml_wire::proto::{
 };
 
 use super::Context;
-use crate::{client, exit::CliError, render::Words};
+use crate::{client, exit::CliError, render::Words, resolve::Purpose};
 
 /// `dev_access`; the rule may be one argument or several.
 pub fn access(context: &Context<'_>, word: &str, rule: &[String]) -> Result<u8, CliError> {
-    let (client, container) = context.connect_to(word, false)?;
+    let (client, container) = context.connect_to(word, Purpose::Change)?;
     let request = ControllerToDaemon {
         dev_rule: Some(rule.join(" ")),
         ..client::about(Command::ContainerDevAccess, &container.uuid)

@@ -30,7 +30,7 @@ pub fn push(context: &Context<'_>, conf: &Path, sig: &Path, cert: &Path) -> Resu
     };
     let words = Words {
         action: "push_guestos_config",
-        done: "installed",
+        done: "the guest OS is installed",
     };
     let mut client = context.connect()?;
     let mut line = Line::default();
@@ -55,9 +55,10 @@ pub fn remove(context: &Context<'_>, name: &str) -> Result<u8, CliError> {
         guestos_name: Some(name.to_owned()),
         ..client::bare(Command::RemoveGuestos)
     };
+    let done = format!("guest OS {name} removed");
     let words = Words {
         action: "remove_guestos",
-        done: "removed",
+        done: &done,
     };
     context.ask(context.connect()?, request, Code::Response, words)
 }

@@ -5,7 +5,7 @@ use cml_wire::proto::{
 };
 
 use super::Context;
-use crate::{cli::Interface, client, exit::CliError, render::Words};
+use crate::{cli::Interface, client, exit::CliError, render::Words, resolve::Purpose};
 
 /// `assign_iface`
 pub fn assign(context: &Context<'_>, given: &Interface) -> Result<u8, CliError> {
@@ -36,7 +36,7 @@ fn set(
     action: &str,
     done: &str,
 ) -> Result<u8, CliError> {
-    let (client, container) = context.connect_to(&given.container, false)?;
+    let (client, container) = context.connect_to(&given.container, Purpose::Change)?;
     let mut request = client::about(command, &container.uuid);
     request.assign_iface_params = Some(AssignInterfaceParams {
         iface_name: Some(given.iface.clone()),
@@ -52,7 +52,7 @@ fn set(
 
 /// `ifaces`
 pub fn list(context: &Context<'_>, word: &str) -> Result<u8, CliError> {
-    let (client, container) = context.connect_to(word, false)?;
+    let (client, container) = context.connect_to(word, Purpose::Look)?;
     let request = client::about(Command::ContainerListIfaces, &container.uuid);
     let words = Words {
         action: "ifaces",

@@ -14,7 +14,7 @@ mod stats;
 
 use std::{
     fs,
-    io::{self, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal, Write},
     path::Path,
 };
 
@@ -25,11 +25,12 @@ use cml_wire::proto::{
 };
 
 use crate::{
-    cli::{self, Cli, Command},
+    cli::{self, Cli, Command, Confirm},
     client::Client,
     exit::{self, CliError},
     render::{self, Format, Shown, Words},
-    resolve::{self, Container},
+    resolve::{self, Container, Purpose},
+    tty,
 };
 
 /// What every command needs.
@@ -44,9 +45,9 @@ impl Context<'_> {
         Ok(Client::connect(self.socket)?)
     }
 
-    fn connect_to(&self, word: &str, units: bool) -> Result<(Client, Container), CliError> {
+    fn connect_to(&self, word: &str, purpose: Purpose) -> Result<(Client, Container), CliError> {
         let mut client = self.connect()?;
-        let container = resolve::container(&mut client, word, units)?;
+        let container = resolve::container(&mut client, word, purpose)?;
         Ok((client, container))
     }
 
@@ -101,13 +102,13 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
     };
     match cli.command {
         Command::List { system, .. } => containers::list(&context, system),
-        Command::ListGuestos(_) => containers::list_guestos(&context),
+        Command::ListGuestos => containers::list_guestos(&context),
         Command::PushGuestosConfig { conf, sig, cert } => {
             guestos::push(&context, &conf, &sig, &cert)
         }
         Command::RemoveGuestos { name } => guestos::remove(&context, &name),
         Command::CaRegister { cert } => guestos::register_ca(&context, &cert),
-        Command::CaList(_) => guestos::list_cas(&context),
+        Command::CaList => guestos::list_cas(&context),
         Command::CaRemove { id } => guestos::remove_ca(&context, &id),
         Command::Create { conf, sig, cert } => {
             containers::create(&context, &conf, sig.as_deref().zip(cert.as_deref()))
@@ -121,42 +122,31 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
             let signed = sig.as_deref().zip(cert.as_deref());
             containers::update_config(&context, &container, &conf, signed)
         }
-        Command::Remove(target) => containers::simple(
-            &context,
-            &target.container,
-            wire::Command::RemoveContainer,
-            Words {
-                action: "remove",
-                done: "removed",
-            },
-        ),
-        Command::Wipe(target) => containers::simple(
-            &context,
-            &target.container,
-            wire::Command::ContainerWipe,
-            Words {
-                action: "wipe",
-                done: "wiped",
-            },
-        ),
+        Command::Remove(doomed) => containers::remove(&context, &doomed),
+        Command::Wipe(doomed) => containers::wipe(&context, &doomed),
         Command::WipeDevice(confirm) => device::wipe(&context, &confirm),
         Command::PullCsr { file } => device::pull_csr(&context, &file),
         Command::PushCert { file } => device::push_cert(&context, &file),
         Command::SetProvisioned(confirm) => device::set_provisioned(&context, &confirm),
         Command::Reboot(confirm) => device::reboot(&context, &confirm),
         Command::DestroySystem(confirm) => device::destroy(&context, &confirm),
-        Command::DeviceStats(_) => device::stats(&context),
+        Command::DeviceStats => device::stats(&context),
         Command::RetrieveLogs { dir, remove } => logs::retrieve(&context, &dir, remove),
         Command::Start {
             container,
             key,
             setup,
+            ..
         } => power::start(&context, &container, key, setup),
-        Command::Stop { container, key } => power::stop(&context, &container, key),
+        Command::Stop {
+            container,
+            key,
+            no_wait,
+        } => power::stop(&context, &container, key, !no_wait),
         Command::ChangePin { container } => power::change_pin(&context, container.as_deref()),
-        Command::State(target) => containers::state(&context, &target.container),
-        Command::Config(target) => containers::config(&context, &target.container),
-        Command::Reload(_) => device::reload(&context),
+        Command::State { container } => containers::state(&context, &container),
+        Command::Config { container } => containers::config(&context, &container),
+        Command::Reload => device::reload(&context),
         Command::Check(check) => check::check(context.format, &check),
         Command::Run(run) => run::run(&context, &run),
         Command::Freeze(target) => containers::simple(
@@ -200,12 +190,12 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
                 done: "may not use the sound devices",
             },
         ),
-        Command::GetProvisioned(_) => device::get_provisioned(&context),
+        Command::GetProvisioned => device::get_provisioned(&context),
         Command::Audit {
             what: cli::Audit::List { container, last },
         } => audit::list(&context, container.as_deref(), Some(last)),
         Command::Audit {
-            what: cli::Audit::Verify(_),
+            what: cli::Audit::Verify,
         } => audit::verify(&context),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -220,9 +210,29 @@ fn format(wish: cli::Format) -> Format {
     match wish {
         cli::Format::Text => Format::Text,
         cli::Format::Json => Format::Json,
-        cli::Format::Table => Format::Table,
-        cli::Format::Auto if io::stdout().is_terminal() => Format::Table,
+        cli::Format::Table => Format::Table { width: width() },
+        cli::Format::Auto if io::stdout().is_terminal() => Format::Table { width: width() },
         cli::Format::Auto => Format::Text,
+    }
+}
+
+/// Columns of the terminal that results go to.
+fn width() -> Option<usize> {
+    let columns = tty::window_size().map(|(columns, _)| columns as usize);
+    columns.filter(|_| io::stdout().is_terminal())
+}
+
+/// Asks a person whether to go on. A script is not asked.
+fn confirm(confirm: &Confirm, question: &str) -> Result<(), CliError> {
+    if confirm.yes || !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    match read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        true => Ok(()),
+        false => Err(CliError::Declined),
     }
 }
 

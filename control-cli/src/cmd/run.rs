@@ -27,6 +27,7 @@ use crate::{
     client::{self, Client, Sender},
     exit::{self, CliError},
     render,
+    resolve::Purpose,
     tty::{self, Guard, Mode, TtyError},
 };
 
@@ -37,7 +38,7 @@ const CHUNK: usize = 16 * 1024;
 pub fn run(context: &Context<'_>, run: &Run) -> Result<u8, CliError> {
     let (wish, argv) = run.split();
     let pty = wants_pty(wish, io::stdin().is_terminal(), io::stdout().is_terminal());
-    let (mut client, container) = context.connect_to(&run.container, false)?;
+    let (mut client, container) = context.connect_to(&run.container, Purpose::Change)?;
     // Before the first size is taken, so that no change is missed.
     let resized = if pty { Some(watch_size()?) } else { None };
     client.send(request(run, argv, pty, &container.uuid))?;
@@ -63,7 +64,7 @@ pub fn run(context: &Context<'_>, run: &Run) -> Result<u8, CliError> {
         return Ok(exit::REFUSED);
     }
     if let Some(reason) = &end.error_text {
-        exit::complain(&format!("run: {}", render::printable(reason)));
+        exit::complain(&format!("run failed: {}", render::printable(reason)));
     }
     Ok(status(&end))
 }

@@ -17,6 +17,7 @@ use crate::{
     client::{self, Client},
     exit::{self, CliError},
     render::{self, Format, Words},
+    resolve::Purpose,
 };
 
 const WORDS: Words<'static> = Words {
@@ -37,7 +38,7 @@ pub fn stats(
     let (mut client, request) = match word {
         None => (context.connect()?, client::bare(Command::ContainerStats)),
         Some(word) => {
-            let (client, container) = context.connect_to(word, false)?;
+            let (client, container) = context.connect_to(word, Purpose::Look)?;
             (
                 client,
                 client::about(Command::ContainerStats, &container.uuid),
@@ -49,7 +50,7 @@ pub fn stats(
             let pause = Duration::from_secs(seconds.into());
             repeat(context, &mut client, &request, pause)
         }
-        (None, Format::Table) => {
+        (None, Format::Table { width }) => {
             let first = client.call(request.clone())?;
             if !exit::succeeded(&first, Code::ContainerStats) || first.container_stats.is_empty() {
                 return context.show(&first, Code::ContainerStats, WORDS);
@@ -62,6 +63,7 @@ pub fn stats(
             write(&render::stats::table(
                 &reply.container_stats,
                 &first.container_stats,
+                width,
             ))?;
             Ok(exit::OK)
         }
@@ -90,8 +92,8 @@ fn repeat(
 
 fn shown(format: Format, reply: &DaemonToController, earlier: &[ContainerStats]) -> String {
     match format {
-        Format::Table => {
-            let table = render::stats::table(&reply.container_stats, earlier);
+        Format::Table { width } => {
+            let table = render::stats::table(&reply.container_stats, earlier, width);
             match io::stdout().is_terminal() {
                 true => format!("{CLEAR}{table}"),
                 false => format!("{table}\n"),

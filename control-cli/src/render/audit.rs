@@ -11,7 +11,7 @@ use super::{
 const DEVICE: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Records, oldest first.
-pub fn records(all: &[AuditEntry]) -> String {
+pub fn records(all: &[AuditEntry], width: Option<usize>) -> String {
     if all.is_empty() {
         return "no records\n".into();
     }
@@ -33,11 +33,11 @@ pub fn records(all: &[AuditEntry]) -> String {
             facts.collect::<Vec<_>>().join(" "),
         ]
     });
-    table(["TIME (UTC)", "EVENT", "SUBJECT", "FACTS"], rows)
+    table(["TIME (UTC)", "EVENT", "SUBJECT", "FACTS"], rows, width)
 }
 
 /// What the check has found.
-pub fn verdict(reply: &DaemonToController) -> String {
+pub fn verdict(reply: &DaemonToController, width: Option<usize>) -> String {
     let mut out = match reply.audit_sinks.as_slice() {
         [] => "no audit log\n".to_owned(),
         all => {
@@ -51,7 +51,7 @@ pub fn verdict(reply: &DaemonToController) -> String {
                 "FIRST (UTC)",
                 "LAST (UTC)",
             ];
-            table(header, rows)
+            table(header, rows, width)
         }
     };
     if reply.audit_enabled == Some(false) {

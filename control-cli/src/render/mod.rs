@@ -22,7 +22,10 @@ pub enum Format {
     /// One JSON document.
     Json,
     /// Tables and sentences.
-    Table,
+    Table {
+        /// Of the terminal, in characters, if it is one.
+        width: Option<usize>,
+    },
 }
 
 /// What a command is called in sentences.
@@ -63,12 +66,12 @@ pub fn reply(
         (Format::Text, true) => (text::reply(reply), String::new()),
         (Format::Text, false) => (text::reply(reply), failed()),
         (Format::Json, good) => (json::reply(reply, good), String::new()),
-        (Format::Table, true) => (table::reply(reply, words), String::new()),
+        (Format::Table { width }, true) => (table::reply(reply, words, width), String::new()),
         // What is broken is told among what is not.
-        (Format::Table, false) if reply.code == i32::from(Code::AuditVerdict) => {
-            (audit::verdict(reply), failed())
+        (Format::Table { width }, false) if reply.code == i32::from(Code::AuditVerdict) => {
+            (audit::verdict(reply, width), failed())
         }
-        (Format::Table, false) => (String::new(), failed()),
+        (Format::Table { .. }, false) => (String::new(), failed()),
     };
     let status = if good { exit::OK } else { exit::REFUSED };
     let warnings = match format {
@@ -99,12 +102,20 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Names of states in tables and JSON (design.md 1: state 8).
-fn state_name(state: i32) -> &'static str {
+pub fn state_name(state: i32) -> &'static str {
     match ContainerState::try_from(state) {
         Ok(ContainerState::Shutdown) => "SHUTTING_DOWN",
         Ok(state) => state.as_str_name(),
         Err(_) => "unknown",
     }
+}
+
+/// Whether nothing of a container runs.
+pub fn is_at_rest(state: i32) -> bool {
+    matches!(
+        ContainerState::try_from(state),
+        Ok(ContainerState::Stopped | ContainerState::Zombie)
+    )
 }
 
 /// The name of a value of this enum; `unknown` as in protobuf text (protocol.md 1.6).

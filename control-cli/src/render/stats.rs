@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{json::present, printable, state_name, table};
 
 /// A table. Shares of processors need an earlier look; without one there is the time since the start.
-pub fn table(all: &[ContainerStats], earlier: &[ContainerStats]) -> String {
+pub fn table(all: &[ContainerStats], earlier: &[ContainerStats], width: Option<usize>) -> String {
     if all.is_empty() {
         return "no container runs\n".into();
     }
@@ -33,7 +33,7 @@ pub fn table(all: &[ContainerStats], earlier: &[ContainerStats]) -> String {
         "DISK R/W",
         "NETWORK IN/OUT",
     ];
-    table::table(header, rows)
+    table::table(header, rows, width)
 }
 
 /// Percent of one processor between two looks; nothing if it was started anew in between.
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_first_look_has_times_and_a_second_one_shares() {
         let first = stats(1_500_000, 10_000_000);
-        let once = table(std::slice::from_ref(&first), &[]);
+        let once = table(std::slice::from_ref(&first), &[], None);
         let row = once.lines().nth(1).unwrap_or_default();
         for part in [
             "web\\u{1b}",
@@ -134,9 +134,9 @@ mod tests {
             assert!(row.contains(part), "{part}: {row}");
         }
         let second = stats(2_000_000, 11_000_000);
-        assert!(table(&[second], std::slice::from_ref(&first)).contains("50.0%"));
+        assert!(table(&[second], std::slice::from_ref(&first), None).contains("50.0%"));
         // Started anew.
-        assert!(table(&[stats(0, 11_000_000)], &[first]).contains("0.0s"));
-        assert_eq!(table(&[], &[]), "no container runs\n");
+        assert!(table(&[stats(0, 11_000_000)], &[first], None).contains("0.0s"));
+        assert_eq!(table(&[], &[], None), "no container runs\n");
     }
 }

@@ -13,19 +13,19 @@ use comfy_table::{Table, presets};
 use super::{Words, audit, name, printable, state_name};
 
 /// A successful reply.
-pub fn reply(reply: &DaemonToController, words: Words<'_>) -> String {
+pub fn reply(reply: &DaemonToController, words: Words<'_>, width: Option<usize>) -> String {
     match Code::try_from(reply.code) {
-        Ok(Code::ContainerStatus) => containers(&reply.container_status),
-        Ok(Code::GuestosConfigsList) => guestos(&reply.guestos_configs),
-        Ok(Code::ContainerIfaces) => ifaces(reply),
-        Ok(Code::ContainerStats) => super::stats::table(&reply.container_stats, &[]),
-        Ok(Code::CaList) => cas(&reply.ca_certificates),
+        Ok(Code::ContainerStatus) => containers(&reply.container_status, width),
+        Ok(Code::GuestosConfigsList) => guestos(&reply.guestos_configs, width),
+        Ok(Code::ContainerIfaces) => ifaces(reply, width),
+        Ok(Code::ContainerStats) => super::stats::table(&reply.container_stats, &[], width),
+        Ok(Code::CaList) => cas(&reply.ca_certificates, width),
         Ok(Code::ContainerConfig) if words.done.is_empty() => configs(reply),
         Ok(Code::ContainerConfig) => created(reply, words),
         Ok(Code::DeviceProvisionedState) => provisioned(reply).into(),
-        Ok(Code::AuditRecords) => audit::records(&reply.audit_entries),
-        Ok(Code::AuditVerdict) => audit::verdict(reply),
-        Ok(Code::DeviceStats) => stats(&reply.device_stats.unwrap_or_default()),
+        Ok(Code::AuditRecords) => audit::records(&reply.audit_entries, width),
+        Ok(Code::AuditVerdict) => audit::verdict(reply, width),
+        Ok(Code::DeviceStats) => stats(&reply.device_stats.unwrap_or_default(), width),
         // The daemon knows better what was done.
         _ => match &reply.done_text {
             Some(done) => format!("{}\n", printable(done)),
@@ -34,10 +34,20 @@ pub fn reply(reply: &DaemonToController, words: Words<'_>) -> String {
     }
 }
 
-fn containers(all: &[ContainerStatus]) -> String {
+fn containers(all: &[ContainerStatus], width: Option<usize>) -> String {
     if all.is_empty() {
         return "no containers\n".into();
     }
+    let whole = listed(all, |uuid| uuid.to_owned(), None);
+    let longest = whole.lines().map(|line| line.chars().count()).max();
+    match width.filter(|width| longest.is_some_and(|longest| longest > *width)) {
+        None => whole,
+        // As many digits as commands need.
+        Some(width) => listed(all, |uuid| uuid.chars().take(8).collect(), Some(width)),
+    }
+}
+
+fn listed(all: &[ContainerStatus], uuid: impl Fn(&str) -> String, width: Option<usize>) -> String {
     let rows = all.iter().map(|one| {
         [
             printable(&one.name),
@@ -49,16 +59,17 @@ fn containers(all: &[ContainerStatus]) -> String {
             },
             printable(&one.guestos),
             name!(ContainerTrust, one.trust_level).into(),
-            printable(&one.uuid),
+            uuid(&printable(&one.uuid)),
         ]
     });
     table(
         ["NAME", "STATE", "UPTIME", "GUESTOS", "TRUST", "UUID"],
         rows,
+        width,
     )
 }
 
-fn guestos(all: &[GuestOsConfig]) -> String {
+fn guestos(all: &[GuestOsConfig], width: Option<usize>) -> String {
     if all.is_empty() {
         return "no guest operating systems\n".into();
     }
@@ -74,10 +85,11 @@ fn guestos(all: &[GuestOsConfig]) -> String {
     table(
         ["NAME", "VERSION", "HARDWARE", "MOUNTS", "DESCRIPTION"],
         rows,
+        width,
     )
 }
 
-fn ifaces(reply: &DaemonToController) -> String {
+fn ifaces(reply: &DaemonToController, width: Option<usize>) -> String {
     // The existing daemon sends the text alone.
     if reply.iface_details.is_empty() && !reply.container_ifaces.is_empty() {
         let lines = reply.container_ifaces.iter().flat_map(|text| text.lines());
@@ -108,10 +120,11 @@ fn ifaces(reply: &DaemonToController) -> String {
             "ADDRESSES",
         ],
         rows,
+        width,
     )
 }
 
-fn cas(all: &[CaCertificate]) -> String {
+fn cas(all: &[CaCertificate], width: Option<usize>) -> String {
     if all.is_empty() {
         return "no CAs\n".into();
     }
@@ -123,7 +136,7 @@ fn cas(all: &[CaCertificate]) -> String {
             printable(&one.subject),
         ]
     });
-    table(["ID", "KIND", "VALID UNTIL", "SUBJECT"], rows)
+    table(["ID", "KIND", "VALID UNTIL", "SUBJECT"], rows, width)
 }
 
 /// Nothing but the configuration, so that it can be edited and sent back.
@@ -149,7 +162,7 @@ fn provisioned(reply: &DaemonToController) -> &'static str {
 }
 
 /// Free memory is what programs can still get, if the device knows.
-fn stats(stats: &DeviceStats) -> String {
+fn stats(stats: &DeviceStats, width: Option<usize>) -> String {
     let row = |what: &str, total: u64, free: u64| {
         let used = total.saturating_sub(free);
         [what.to_owned(), size(total), size(used), size(free)]
@@ -165,7 +178,7 @@ fn stats(stats: &DeviceStats) -> String {
     if let Some((total, free)) = stats.mem_total.zip(stats.mem_available.or(stats.mem_free)) {
         rows.push(row("memory", total, free));
     }
-    table(["", "TOTAL", "USED", "FREE"], rows.into_iter())
+    table(["", "TOTAL", "USED", "FREE"], rows.into_iter(), width)
 }
 
 /// Three digits at most before the point.
@@ -177,8 +190,12 @@ pub fn size(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, units[at as usize])
 }
 
-/// Columns as wide as they need to be, without lines.
-pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+/// Columns as wide as they need to be, without lines. What the terminal has no room for is cut off the last one.
+pub fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+    width: Option<usize>,
+) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     for row in rows {
@@ -189,8 +206,15 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [Stri
     }
     table
         .lines()
-        .map(|line| line.trim_end().to_owned() + "\n")
+        .map(|line| cut(line.trim_end(), width) + "\n")
         .collect()
+}
+
+fn cut(line: &str, width: Option<usize>) -> String {
+    match width.and_then(|width| line.char_indices().nth(width).zip(width.checked_sub(1))) {
+        Some((_, keep)) => line.chars().take(keep).chain(['…']).collect(),
+        None => line.to_owned(),
+    }
 }
 
 /// The two largest units.
@@ -222,6 +246,27 @@ mod tests {
                 "16777215.9 TiB"
             ]
         );
+    }
+
+    #[test]
+    fn a_table_that_is_too_wide_is_cut_at_its_end() {
+        let rows = || [["a".to_owned(), "ä long text".to_owned()]].into_iter();
+        assert_eq!(table(["X", "Y"], rows(), Some(8)), "X  Y\na  ä lo…\n");
+        let whole = "X  Y\na  ä long text\n";
+        assert_eq!(table(["X", "Y"], rows(), Some(14)), whole);
+        assert_eq!(table(["X", "Y"], rows(), None), whole);
+    }
+
+    #[test]
+    fn uuids_are_short_only_where_they_would_wrap() {
+        let all = [ContainerStatus {
+            uuid: "b51f6038-aa7e-4cc7-b93a-fe187ef218f1".into(),
+            name: "web".into(),
+            ..Default::default()
+        }];
+        assert!(containers(&all, Some(100)).contains(&all[0].uuid));
+        let narrow = containers(&all, Some(60));
+        assert!(narrow.ends_with("b51f6038\n"), "{narrow}");
     }
 
     #[test]

@@ -45,6 +45,8 @@ container_configs {
 }
 "#;
 
+const TABLE: Format = Format::Table { width: None };
+
 fn bare(code: Code) -> DaemonToController {
     DaemonToController {
         code: code.into(),
@@ -198,7 +200,7 @@ fn state_8_has_its_documented_name_everywhere_but_in_text() {
     reply.container_status[0].state = 8;
     let (text, ..) = show(Format::Text, &reply, Code::ContainerStatus);
     assert!(text.contains("state: SHUTDOWN\n"));
-    let (table, ..) = show(Format::Table, &reply, Code::ContainerStatus);
+    let (table, ..) = show(TABLE, &reply, Code::ContainerStatus);
     assert!(table.contains(" SHUTTING_DOWN "));
     let json = json_of(&reply, Code::ContainerStatus);
     assert_eq!(json["containers"][0]["state"], "SHUTTING_DOWN");
@@ -213,7 +215,7 @@ fn the_table_of_containers_is_aligned() {
         uptime: 3723,
         ..status()
     });
-    let (table, ..) = show(Format::Table, &reply, Code::ContainerStatus);
+    let (table, ..) = show(TABLE, &reply, Code::ContainerStatus);
     assert_eq!(
         table,
         "\
@@ -222,25 +224,21 @@ minicontainer  STOPPED  -       minios   SIGNED  b51f6038-aa7e-4cc7-b93a-fe187ef
 a\\u{1b}b       RUNNING  1h 2m   minios   SIGNED  b51f6038-aa7e-4cc7-b93a-fe187ef218f1
 "
     );
-    let none = show(
-        Format::Table,
-        &bare(Code::ContainerStatus),
-        Code::ContainerStatus,
-    );
+    let none = show(TABLE, &bare(Code::ContainerStatus), Code::ContainerStatus);
     assert_eq!(none.0, "no containers\n");
 }
 
 #[test]
 fn people_read_sentences() {
     let ok = show(
-        Format::Table,
+        TABLE,
         &response(Response::ContainerStartOk, None),
         Code::Response,
     );
     assert_eq!(ok, ("container c started\n".into(), String::new(), 0));
     let wrong = response(Response::ContainerStartPasswdWrong, None);
     assert_eq!(
-        show(Format::Table, &wrong, Code::Response),
+        show(TABLE, &wrong, Code::Response),
         (
             String::new(),
             "start failed: wrong PIN or passphrase (CONTAINER_START_PASSWD_WRONG)".into(),
@@ -251,7 +249,7 @@ fn people_read_sentences() {
         action: "create",
         done: "created",
     };
-    let created = super::reply(Format::Table, &config(), Code::ContainerConfig, words);
+    let created = super::reply(TABLE, &config(), Code::ContainerConfig, words);
     assert_eq!(
         created.out,
         "container softcontainer created: 7c93917d-2948-48b1-80cd-f90af18a6cc3\n"
@@ -264,7 +262,7 @@ fn a_configuration_for_people_can_be_sent_back() {
         action: "config",
         done: "",
     };
-    let shown = super::reply(Format::Table, &config(), Code::ContainerConfig, words);
+    let shown = super::reply(TABLE, &config(), Code::ContainerConfig, words);
     assert!(
         shown
             .out
@@ -339,7 +337,7 @@ fn guest_operating_systems_have_a_table_and_json() {
         }],
         ..bare(Code::GuestosConfigsList)
     };
-    let (table, ..) = show(Format::Table, &reply, Code::GuestosConfigsList);
+    let (table, ..) = show(TABLE, &reply, Code::GuestosConfigsList);
     assert_eq!(
         table,
         "\

@@ -1,6 +1,8 @@
 //! A daemon that answers from a script, and the client run against it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod terminal;
+
 use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},

@@ -118,6 +118,7 @@ fn hand_out(ports: &Ports, events: &Events) -> Result<(Handed, Wiring), UphillCa
         },
         provisioning: cml_provisioning::Ports {
             container: wiring.grant(Level::Provisioning, Level::Container, &ports.container)?,
+            guestos: wiring.grant(Level::Provisioning, Level::GuestOs, &ports.guestos)?,
             token: wiring.grant(Level::Provisioning, Level::Token, &ports.token)?,
             events: events.clone(),
         },

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use cml_bus::{
     actor::{
         Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseActFuture,
-        ResponseFuture, WrapFuture,
+        ResponseFuture, WrapFuture, fut,
     },
     api::{
         guestos::{
             CopyImage, Find, GuestOsError, Installation, Installed, List, Purge, Push, Remove,
-            Rescan, Resolve, Resolved, ResolvedMount, Version,
+            Rescan, Resolve, Resolved, ResolvedMount, Settle, Version,
         },
         token::TokenPort,
     },
@@ -26,7 +26,7 @@ use crate::{
     catalogue::Catalogue,
     flash::{Flasher, Targets},
     images::Images,
-    install::Installer,
+    install::{Installer, Settled},
     select::select,
 };
 
@@ -67,6 +67,8 @@ pub struct GuestOs {
     catalogue: Catalogue,
     images: Images,
     installer: Installer,
+    /// The device is about to end.
+    settled: Option<Settled>,
     events: Events,
     _watch: Watch,
 }
@@ -85,6 +87,7 @@ impl GuestOs {
             installer: Installer::new(catalogue.clone(), images.clone()),
             catalogue,
             images,
+            settled: None,
             events,
             _watch: watch,
         })
@@ -232,6 +235,22 @@ impl Handler<Rescan> for GuestOs {
     fn handle(&mut self, _: Rescan, _: &mut Context<Self>) -> Self::Result {
         let catalogue = self.catalogue.clone();
         Box::pin(async move { catalogue.rescan().await })
+    }
+}
+
+impl Handler<Settle> for GuestOs {
+    type Result = ResponseActFuture<Self, Result<(), GuestOsError>>;
+
+    fn handle(&mut self, _: Settle, _: &mut Context<Self>) -> Self::Result {
+        if self.settled.is_some() {
+            return Box::pin(fut::ok(()));
+        }
+        let installer = self.installer.clone();
+        let settle = async move { installer.settle().await };
+        Box::pin(settle.into_actor(self).map(|settled, actor, _| {
+            actor.settled = Some(settled);
+            Ok(())
+        }))
     }
 }
 

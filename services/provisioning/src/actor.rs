@@ -6,6 +6,7 @@ use cml_bus::{
     actor::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture, spawn},
     api::{
         container::{ContainerPort, StopAll},
+        guestos::GuestOsPort,
         provisioning::{
             Destroy, LogStream, Logs, ProvisioningError, PullCsr, PushCert, Reboot, Rebooted,
             RemoveLogs, SetProvisioned, Stats,
@@ -62,6 +63,8 @@ pub struct Ports {
     pub token: TokenPort,
     /// To be stopped before a reboot.
     pub container: ContainerPort,
+    /// To be finished before a reboot.
+    pub guestos: GuestOsPort,
     /// What happens, and who is told.
     pub events: Events,
 }
@@ -96,7 +99,7 @@ impl Provisioning {
         let descent = match &settings.machine {
             Machine::Own(end) => Some(Descent::new(
                 end.clone(),
-                ports.container.clone(),
+                (ports.guestos.clone(), ports.container.clone()),
                 files.clone(),
             )),
             Machine::Host => None,

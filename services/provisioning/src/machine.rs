@@ -9,7 +9,10 @@ use std::{
 };
 
 use cml_bus::{
-    api::container::{ContainerPort, StopAll, StoppedAll},
+    api::{
+        container::{ContainerPort, StopAll, StoppedAll},
+        guestos::{GuestOsPort, Settle},
+    },
     blocking::Pool,
     event::{Event, Events},
 };
@@ -46,6 +49,7 @@ pub enum Machine {
 #[derive(Debug, Clone)]
 pub struct Descent {
     end: EndMachine,
+    guestos: GuestOsPort,
     container: ContainerPort,
     files: Pool,
     /// Somebody does it already.
@@ -54,9 +58,14 @@ pub struct Descent {
 
 impl Descent {
     /// For a device whose containers and power are these.
-    pub fn new(end: EndMachine, container: ContainerPort, files: Pool) -> Self {
+    pub fn new(
+        end: EndMachine,
+        (guestos, container): (GuestOsPort, ContainerPort),
+        files: Pool,
+    ) -> Self {
         Self {
             end,
+            guestos,
             container,
             files,
             begun: Arc::default(),
@@ -69,8 +78,12 @@ impl Descent {
         !self.begun.swap(true, Ordering::Relaxed)
     }
 
-    /// Stops what still runs, `core0` last: it is the way of the others to the network. Then ends the machine.
+    /// Has a kernel that is being written finished, and stops what still runs, `core0` last: it is the way of the others to
+    /// the network. Then ends the machine.
     pub async fn finish(&self, power: Power) {
+        if let Err(error) = self.guestos.settle.call(Settle).await {
+            tracing::error!(%error, "an installation is cut off");
+        }
         for core0 in [false, true] {
             match self.container.stop_all.call(StopAll { core0 }).await {
                 // What does not stop must not keep a device from its end (protocol.md 8.3, F24).

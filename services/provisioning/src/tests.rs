@@ -12,6 +12,7 @@ use cml_bus::{
     actor::{System, spawn},
     api::{
         container::{ContainerPort, StoppedAll},
+        guestos::{GuestOsPort, Settle},
         provisioning::{
             Destroy, LogItem, Logs, ProvisioningError, ProvisioningPort, PullCsr, PushCert, Reboot,
             RemoveLogs, SetProvisioned,
@@ -34,6 +35,7 @@ struct Rig {
     token: TokenPort,
     container: ContainerPort,
     identified: Recorded<Identify>,
+    settled: Recorded<Settle>,
     mode: Provisioned,
     events: Events,
 }
@@ -51,6 +53,8 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
     System::new().block_on(async move {
         let told = events.clone();
         let (token, container) = (TokenPort::default(), ContainerPort::default());
+        let guestos = GuestOsPort::default();
+        let settled = fake(&guestos.settle, |_| Ok(()));
         let identified = fake(&token.identify, |_| {
             Ok(Identity {
                 uuid: "u".into(),
@@ -67,6 +71,7 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
         let ports = Ports {
             token: token.clone(),
             container: container.clone(),
+            guestos: guestos.clone(),
             events: told.clone(),
         };
         let mode = provisioned::mode(false);
@@ -91,6 +96,7 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
             token,
             container,
             identified,
+            settled,
             mode: seen,
             events,
         })
@@ -186,6 +192,7 @@ fn a_reboot_stops_containers_and_reboots_only_a_machine_of_our_own() {
         assert_eq!(*ends.lock().unwrap(), [Power::Restart]);
         let order: Vec<_> = halted.take().iter().map(|stop| stop.core0).collect();
         assert_eq!(order, [false, false, true], "core0 goes last");
+        assert_eq!(rig.settled.take().len(), 1, "nothing is half written");
     });
 }
 

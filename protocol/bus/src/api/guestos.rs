@@ -55,6 +55,10 @@ pub struct CopyImage {
 #[derive(Debug)]
 pub struct Rescan;
 
+/// The device is about to end: what is being written outside the store is finished, and nothing more is begun there.
+#[derive(Debug)]
+pub struct Settle;
+
 /// Installs or updates a guest OS. The answer comes when the configuration was verified and the installation
 /// has begun, or was refused.
 #[derive(Debug)]
@@ -246,6 +250,7 @@ crate::request!(Find => Installed, GuestOsError, "guestos.find", 10 s);
 crate::request!(Resolve => Resolved, GuestOsError, "guestos.resolve", 300 s);
 crate::request!(CopyImage => (), GuestOsError, "guestos.copy_image", 300 s);
 crate::request!(Rescan => (), GuestOsError, "guestos.rescan", 60 s);
+crate::request!(Settle => (), GuestOsError, "guestos.settle", 300 s);
 crate::request!(Push => Installation, GuestOsError, "guestos.push", 60 s);
 crate::request!(Remove => (), GuestOsError, "guestos.remove", 60 s);
 crate::request!(Purge => (), GuestOsError, "guestos.purge", 60 s);
@@ -263,6 +268,8 @@ crate::service_port! {
         copy_image: CopyImage,
         /// Read the store again.
         rescan: Rescan,
+        /// Get ready for the end of the device.
+        settle: Settle,
         /// Install or update.
         push: Push,
         /// Delete all versions.

@@ -50,3 +50,23 @@ fn the_program_behind_process_one_is_out_of_the_guests_reach() {
     }
     assert_eq!(hash(), before);
 }
+
+/// A script whose interpreter is whoever executes it runs our program as a process of the guest's, whose file root in it
+/// may then reach, and owns without a user namespace. All containers have the same one.
+#[test]
+fn the_program_cannot_be_taken_away_from_other_containers() {
+    let daemon = Daemon::default();
+    daemon.running_with("x", "busybox", "userns: false\n");
+    let sh = |script: &str| daemon.control().run(&["run", "-T", "x", "sh", "-c", script]);
+    let watch = "printf '#!/proc/self/exe\\n' >/tmp/evil; chmod 755 /tmp/evil; \
+                 setsid sh -c 'while :; do for p in /proc/[0-9]*; do \
+                   case $(readlink $p/exe) in *memfd*) echo seen >>/tmp/seen; chmod 0 $p/exe;; esac; \
+                 done; done' >/dev/null 2>&1 </dev/null &";
+    assert_eq!(sh(watch).status, 0);
+    for _ in 0..20 {
+        daemon.control().run(&["run", "-T", "x", "/tmp/evil"]);
+    }
+    assert_eq!(sh("true").status, 0);
+    daemon.running("other", "busybox");
+    daemon.answers("other");
+}

@@ -57,7 +57,11 @@ fn the_program_behind_process_one_is_out_of_the_guests_reach() {
 fn the_program_cannot_be_taken_away_from_other_containers() {
     let daemon = Daemon::default();
     daemon.running_with("x", "busybox", "userns: false\n");
-    let sh = |script: &str| daemon.control().run(&["run", "-T", "x", "sh", "-c", script]);
+    let sh = |script: &str| {
+        daemon
+            .control()
+            .run(&["run", "-T", "x", "sh", "-c", script])
+    };
     let watch = "printf '#!/proc/self/exe\\n' >/tmp/evil; chmod 755 /tmp/evil; \
                  setsid sh -c 'while :; do for p in /proc/[0-9]*; do \
                    case $(readlink $p/exe) in *memfd*) echo seen >>/tmp/seen; chmod 0 $p/exe;; esac; \

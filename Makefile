@@ -1,6 +1,6 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build programs demo device qemu test test-debian test-device test-long test-quiet unit integration lint bench fuzz audit debian
+.PHONY: help deps build install programs demo device qemu test test-debian test-device test-long test-quiet unit integration lint bench fuzz audit debian
 
 PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs iproute2 libssl-dev nftables openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
@@ -20,6 +20,24 @@ build: deps ## Compile cmld, control and cml-init, optimised
 	cargo build --release --locked -p cmld -p control-cli
 	$(STATIC) --release -p cml-init
 	@install -D target/$(HOST)/release/cml-init target/release/cml-init
+
+# Where the programs come from, and what they are installed below.
+PROGRAMS := target/release
+PREFIX := /usr/local
+SHARE = $(DESTDIR)$(PREFIX)/share
+
+install: build ## Install for this host below PREFIX (/usr/local), with a systemd unit and completions
+	install -D -t $(DESTDIR)$(PREFIX)/sbin $(PROGRAMS)/cmld $(PROGRAMS)/control
+	ln -sf control $(DESTDIR)$(PREFIX)/sbin/cml-control
+	install -D -t $(DESTDIR)$(PREFIX)/libexec/cml $(PROGRAMS)/cml-init
+	install -D -m 644 -t $(SHARE)/doc/cml README.md docs/*.md
+	mkdir -p $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	$(PROGRAMS)/control completions bash >$(SHARE)/bash-completion/completions/control
+	$(PROGRAMS)/control completions zsh >$(SHARE)/zsh/site-functions/_control
+	$(PROGRAMS)/control completions fish >$(SHARE)/fish/vendor_completions.d/control.fish
+	install -D -m 644 images/host/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/cml.conf
+	install -D -m 644 images/host/cmld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/cmld.service
+	sed -i 's|@PREFIX@|$(PREFIX)|g' $(DESTDIR)$(PREFIX)/lib/systemd/system/cmld.service
 
 device: build ## Build a bootable device, with a disk image, into out/device
 	@integration/deps.sh $(DEVICE_PACKAGES)

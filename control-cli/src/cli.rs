@@ -123,7 +123,7 @@ pub enum Command {
         after_help = "Examples:\n  control create web.conf\n  control create web.conf web.sig web.cert"
     )]
     Create {
-        /// Configuration in protobuf text; needs at least `name` and `guest_os`
+        /// Configuration in protobuf text; needs at least `name` and `guest_os`; `-` is standard input
         conf: PathBuf,
         /// Signature of the configuration's bytes
         #[arg(requires = "cert")]
@@ -136,7 +136,7 @@ pub enum Command {
     UpdateConfig {
         /// Name, UUID, or the first digits of the UUID, at least 8
         container: String,
-        /// Configuration in protobuf text
+        /// Configuration in protobuf text; `-` is standard input
         conf: PathBuf,
         /// Signature of the configuration's bytes
         #[arg(requires = "cert")]

@@ -6,7 +6,7 @@ use cml_wire::proto::{
     ControllerToDaemon, controller_to_daemon::Command, daemon_to_controller::Code,
 };
 
-use super::{Context, file};
+use super::{Context, file, input};
 use crate::{
     cli::Doomed,
     client::{self, Client},
@@ -107,7 +107,7 @@ fn with_config(
     let signed = signed.map(|(sig, cert)| Ok::<_, CliError>((file(sig)?, file(cert)?)));
     let (signature, certificate) = signed.transpose()?.unzip();
     Ok(ControllerToDaemon {
-        container_config_file: Some(file(conf)?),
+        container_config_file: Some(input(conf)?),
         container_config_signature: signature,
         container_config_certificate: certificate,
         ..request

@@ -14,7 +14,7 @@ mod stats;
 
 use std::{
     fs,
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal, Read, Write},
     path::Path,
 };
 
@@ -234,6 +234,19 @@ fn confirm(confirm: &Confirm, question: &str) -> Result<(), CliError> {
         true => Ok(()),
         false => Err(CliError::Declined),
     }
+}
+
+/// What the file holds; `-` is standard input.
+fn input(path: &Path) -> Result<Vec<u8>, CliError> {
+    if path != "-" {
+        return file(path);
+    }
+    let mut text = Vec::new();
+    let read = io::stdin().read_to_end(&mut text);
+    read.map(|_| text).map_err(|source| CliError::File {
+        path: "standard input".into(),
+        source,
+    })
 }
 
 fn file(path: &Path) -> Result<Vec<u8>, CliError> {

@@ -80,7 +80,7 @@ fn sink(one: &AuditSink) -> [String; 7] {
 }
 
 /// Unix seconds as a date and a time. After Howard Hinnant's `civil_from_days`: years begin in March.
-fn utc(seconds: i64) -> String {
+pub(super) fn utc(seconds: i64) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let day = days.saturating_add(719_468);
     let (era, day) = (day.div_euclid(146_097), day.rem_euclid(146_097));

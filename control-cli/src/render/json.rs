@@ -135,6 +135,12 @@ fn container(one: &ContainerStatus) -> Value {
         "trust_level": name!(ContainerTrust, one.trust_level),
         "cryptfs_mode": name!(CryptfsMode, one.cryptfs_mode),
         "audio": one.audio,
+        "last_end": one.last_end.as_ref().map(|end| present(json!({
+            "time": end.time,
+            "reason": end.reason,
+            "status": end.status,
+            "out_of_memory": end.out_of_memory,
+        }))),
     }))
 }
 

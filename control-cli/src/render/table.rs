@@ -15,6 +15,10 @@ use super::{Words, audit, name, printable, state_name};
 /// A successful reply.
 pub fn reply(reply: &DaemonToController, words: Words<'_>, width: Option<usize>) -> String {
     match Code::try_from(reply.code) {
+        // One that is looked at has more to say than a line.
+        Ok(Code::ContainerStatus) if words.action == "state" => {
+            containers(&reply.container_status, width) + &ends(&reply.container_status)
+        }
         Ok(Code::ContainerStatus) => containers(&reply.container_status, width),
         Ok(Code::GuestosConfigsList) => guestos(&reply.guestos_configs, width),
         Ok(Code::ContainerIfaces) => ifaces(reply, width),
@@ -45,6 +49,16 @@ fn containers(all: &[ContainerStatus], width: Option<usize>) -> String {
         // As many digits as commands need.
         Some(width) => listed(all, |uuid| uuid.chars().take(8).collect(), Some(width)),
     }
+}
+
+fn ends(all: &[ContainerStatus]) -> String {
+    let ended = all.iter().filter_map(|one| one.last_end.as_ref());
+    ended
+        .map(|end| {
+            let (time, reason) = (audit::utc(end.time), printable(&end.reason));
+            format!("last end: {time} UTC, {reason}\n")
+        })
+        .collect()
 }
 
 fn listed(all: &[ContainerStatus], uuid: impl Fn(&str) -> String, width: Option<usize>) -> String {

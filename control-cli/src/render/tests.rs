@@ -74,6 +74,7 @@ fn status() -> ContainerStatus {
         trust_level: ContainerTrust::Signed.into(),
         cryptfs_mode: CryptfsMode::IntegrityEncrypt.into(),
         audio: None,
+        last_end: None,
     }
 }
 

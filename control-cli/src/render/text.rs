@@ -29,6 +29,7 @@ fn without_extensions(reply: &DaemonToController) -> DaemonToController {
             .iter()
             .map(|status| ContainerStatus {
                 audio: None,
+                last_end: None,
                 ..status.clone()
             })
             .collect(),

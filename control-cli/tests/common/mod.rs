@@ -155,6 +155,7 @@ pub fn status_list() -> DaemonToController {
             trust_level: 1,
             cryptfs_mode: 4,
             audio: None,
+            last_end: None,
         }],
         ..bare(Code::ContainerStatus)
     }

@@ -24,7 +24,8 @@ const VARIABLE: &str = "CML_LOG";
 /// The directory cannot be made or written.
 pub fn start(dir: &Path) -> io::Result<()> {
     let files = LogFiles::open(dir)?;
-    let filter = filter(env::var(VARIABLE).ok().as_deref());
+    let wish = env::var(VARIABLE).ok();
+    let filter = filter(wish.as_deref());
     let terminal = fmt::layer()
         .with_writer(io::stderr)
         .with_target(false)
@@ -34,6 +35,12 @@ pub fn start(dir: &Path) -> io::Result<()> {
         .with(terminal)
         .with(fmt::layer().with_writer(files).with_ansi(false))
         .init();
+    if let Some(wish) = wish.filter(|wish| wish.parse::<Targets>().is_err()) {
+        tracing::warn!(
+            wish,
+            "CML_LOG means nothing, so `info` is logged; try `debug`"
+        );
+    }
     Ok(())
 }
 

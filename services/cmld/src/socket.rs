@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read, Write},
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown},
         net::UnixListener,
@@ -26,10 +26,15 @@ const NAME: &str = "cml-control";
 pub enum RunError {
     /// Another daemon uses it.
     #[error(
-        "another cmld is running with `{0}`; stop it, or give this one directories of its own \
+        "another cmld{by} is running with `{path}`; stop it, or give this one directories of its own \
          (--base and --run)"
     )]
-    Taken(String),
+    Taken {
+        /// Of the run directory or of the base.
+        path: String,
+        /// Its process, if it has written that down.
+        by: String,
+    },
     /// Somebody else could put things into it.
     #[error("`{0}` must belong to root and be closed to everybody else; remove it")]
     Open(String),
@@ -145,10 +150,34 @@ impl RunDir {
 }
 
 fn lock(path: &Path, what: &Path) -> Result<File, RunError> {
-    let lock = File::create(path).map_err(io("create", path))?;
+    // Not emptied: it may be another daemon's.
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let mut lock = options.open(path).map_err(io("create", path))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(Errno::WOULDBLOCK) => Err(RunError::Taken(what.display().to_string())),
+        Ok(()) => {
+            let pid = std::process::id().to_string();
+            let written = lock
+                .set_len(0)
+                .and_then(|()| lock.write_all(pid.as_bytes()));
+            if let Err(error) = written {
+                // Of use to people alone; a full disk must not keep the daemon from starting.
+                eprintln!("cmld: `{}`: {error}", path.display());
+            }
+            Ok(lock)
+        }
+        Err(Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let read = lock.read_to_string(&mut pid);
+            let known = read.is_ok() && pid.parse::<u32>().is_ok();
+            Err(RunError::Taken {
+                path: what.display().to_string(),
+                by: match known {
+                    true => format!(" (process {pid})"),
+                    false => String::new(),
+                },
+            })
+        }
         Err(error) => Err(io("lock", path)(error.into())),
     }
 }
@@ -188,7 +217,9 @@ mod tests {
         fs::create_dir(&other_base).unwrap();
         let first = RunDir::take(&run, &base).unwrap();
         for (run, base) in [(&run, &other_base), (&other_run, &base)] {
-            assert!(matches!(RunDir::take(run, base), Err(RunError::Taken(_))));
+            let refused = RunDir::take(run, base).unwrap_err().to_string();
+            let first = format!("(process {})", std::process::id());
+            assert!(refused.contains(&first), "{refused}");
         }
         drop(first);
         let second = RunDir::take(&run, &base).unwrap();

@@ -114,6 +114,11 @@ impl One {
         self.view.borrow().state
     }
 
+    /// What the operator calls it.
+    fn name(&self) -> String {
+        self.view.borrow().config.name.clone()
+    }
+
     fn audit(&self, note: Note) {
         self.env.events.audit(note);
     }
@@ -152,7 +157,7 @@ impl One {
     fn report(&mut self, event: Event, context: &mut Context<Self>) {
         if self.apply(event, context).is_err() {
             let state = self.state();
-            tracing::debug!(container = %self.id, ?event, ?state, "a report that no longer matters");
+            tracing::debug!(container = %self.id, name = %self.name(), ?event, ?state, "a report that no longer matters");
         }
     }
 
@@ -168,7 +173,7 @@ impl One {
             live.running.state = next;
             // A small file in a tmpfs; it must be there before anybody hears of the new state.
             if let Err(error) = live.note(&self.env, self.id) {
-                tracing::error!(container = %self.id, error, "the record is out of date");
+                tracing::error!(container = %self.id, name = %self.name(), error, "the record is out of date");
             }
         }
         let started = self.live.as_ref().map(|live| live.running.started);
@@ -178,8 +183,12 @@ impl One {
             view.control = control.filter(|_| next.listens());
             view.started = started.filter(|_| !next.is_at_rest());
         });
-        let name = next.wire().as_str_name();
-        tracing::info!(container = %self.id, state = name, "state changed");
+        let state = match next {
+            // As tables call it.
+            State::ShuttingDown => "SHUTTING_DOWN",
+            _ => next.wire().as_str_name(),
+        };
+        tracing::info!(container = %self.id, name = %self.name(), state, "state changed");
         self.env.events.publish(BusEvent::StateChanged {
             id: self.id,
             state: next.wire(),
@@ -204,17 +213,35 @@ impl One {
             live.running.start_time,
             self.env.groups.clone(),
         );
-        context.spawn(ended.into_actor(self).map(|ended, one, context| {
-            tracing::info!(container = %one.id, ?ended, "init ended");
-            let insistent = match one.id.is_core0() {
-                // A device without it is of no use to anybody; but if nobody knows, it may have been switched off.
-                true => ended != Ended::Unknown,
-                false => one.config().restart_on_failure(),
-            };
-            let again = insistent && ending::is_failure(ended);
-            let reboot = ending::is_reboot(ended) || again;
-            one.report(Event::Ended { reboot }, context);
-        }));
+        let (pool, group) = (self.env.groups.clone(), live.running.group.clone());
+        let ended = async move {
+            let ended = ended.await;
+            // The group still counts: it is cleaned up after this.
+            let starved = move || group.usage().oom_kills.is_some_and(|kills| kills > 0);
+            let starved = ending::is_failure(ended) && pool.run(starved).await.unwrap_or(false);
+            (ended, starved)
+        };
+        context.spawn(
+            ended
+                .into_actor(self)
+                .map(|(ended, starved), one, context| {
+                    let end = ending::told(ended, one.state() == State::ShuttingDown, starved);
+                    let (name, reason) = (one.name(), &end.reason);
+                    match starved {
+                        true => tracing::warn!(container = %one.id, name, reason, "init ended"),
+                        false => tracing::info!(container = %one.id, name, reason, "init ended"),
+                    }
+                    one.view.send_modify(|view| view.last_end = Some(end));
+                    let insistent = match one.id.is_core0() {
+                        // A device without it is of no use to anybody; but if nobody knows, it may have been switched off.
+                        true => ended != Ended::Unknown,
+                        false => one.config().restart_on_failure(),
+                    };
+                    let again = insistent && ending::is_failure(ended);
+                    let reboot = ending::is_reboot(ended) || again;
+                    one.report(Event::Ended { reboot }, context);
+                }),
+        );
         if let Some(socket) = live.service.take() {
             self.serve_guest(socket, context);
         }
@@ -232,7 +259,7 @@ impl One {
             live.emulator = None;
         }
         tracing::error!(
-            container = %one.id, reason,
+            container = %one.id, name = %one.name(), reason,
             "the process that does its system calls has ended; until it is started again mknod, sysinfo and \
              the others answer ENOSYS",
         );
@@ -261,7 +288,7 @@ impl One {
                 }));
             }
             Err(error) => {
-                tracing::warn!(container = %self.id, %error, "the guest's socket is not served");
+                tracing::warn!(container = %self.id, name = %self.name(), %error, "the guest's socket is not served");
             }
         }
     }
@@ -269,6 +296,9 @@ impl One {
     /// Why an event was refused, in the words of the service.
     fn refused(&self, refusal: Refusal) -> ContainerError {
         match refusal {
+            Refusal::AlreadyRunning if self.state() == State::ShuttingDown => {
+                ContainerError::StillStopping(self.id)
+            }
             Refusal::AlreadyRunning => ContainerError::AlreadyRunning(self.id),
             Refusal::NotRunning | Refusal::Stale => ContainerError::NotRunning(self.id),
             Refusal::Zombie => ContainerError::Zombie(self.id),
@@ -370,7 +400,9 @@ impl One {
             match &wiped {
                 Ok(()) if one.state() == State::Zombie => one.report(Event::Wiped, context),
                 Ok(()) => {}
-                Err(error) => tracing::error!(container = %one.id, %error, "not wiped"),
+                Err(error) => {
+                    tracing::error!(container = %one.id, name = %one.name(), %error, "not wiped")
+                }
             }
             let _ = answer.send(wiped);
         }));
@@ -385,12 +417,12 @@ impl One {
         if !self.state().is_at_rest() || !self.env.store.is_wiping(self.id) {
             return;
         }
-        tracing::warn!(container = %self.id, "finishing an interrupted wipe");
+        tracing::warn!(container = %self.id, name = %self.name(), "finishing an interrupted wipe");
         let (env, id) = (self.env.clone(), self.id);
         let wipe = async move { env.wipe(id).await };
         context.wait(wipe.into_actor(self).map(|wiped, one, _| {
             if let Err(error) = wiped {
-                tracing::error!(container = %one.id, %error, "not wiped");
+                tracing::error!(container = %one.id, name = %one.name(), %error, "not wiped");
             }
         }));
     }
@@ -417,7 +449,7 @@ impl One {
             view.guest = Some(guest);
             view.state = state;
         });
-        tracing::info!(container = %self.id, ?state, pid = live.running.pid, "running container adopted");
+        tracing::info!(container = %self.id, name = %self.name(), ?state, pid = live.running.pid, "running container adopted");
         self.audit(Did::Adopt.to(self.id));
         self.hold(live, context);
         self.enter(state, context);

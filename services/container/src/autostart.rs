@@ -54,7 +54,7 @@ fn wants(entry: &Entry) -> bool {
 /// Starts a container. One that cannot be started at once is tried again without holding up the next ones.
 async fn start(env: &Arc<Env>, entry: &Entry) {
     if entry.view.borrow().config.token_type() != ContainerTokenType::None {
-        tracing::warn!(container = %entry.id, "it is not started by itself: it needs its PIN");
+        tracing::warn!(container = %entry.id, name = entry.name(), "it is not started by itself: it needs its PIN");
         return;
     }
     if try_once(entry, 1).await {
@@ -69,7 +69,7 @@ async fn start(env: &Arc<Env>, entry: &Entry) {
                 return;
             }
         }
-        tracing::error!(container = %entry.id, "it was not started by itself; start it by hand");
+        tracing::error!(container = %entry.id, name = entry.name(), "it was not started by itself; start it by hand");
     });
 }
 
@@ -82,12 +82,12 @@ async fn try_once(entry: &Entry, attempt: u32) -> bool {
     };
     match entry.port.start.call(request).await {
         Ok(_) => {
-            tracing::info!(container = %entry.id, "started by itself");
+            tracing::info!(container = %entry.id, name = entry.name(), "started by itself");
             true
         }
         Err(ContainerError::AlreadyRunning(_)) => true,
         Err(error) => {
-            tracing::warn!(container = %entry.id, %error, attempt, "not started by itself");
+            tracing::warn!(container = %entry.id, name = entry.name(), %error, attempt, "not started by itself");
             false
         }
     }

@@ -1,6 +1,10 @@
 //! The end of a guest: how it is asked for, and how it is noticed.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use cml_bus::blocking::Pool;
 use cml_sys::{
@@ -11,6 +15,7 @@ use cml_sys::{
     ready::watch_readable,
     signal,
 };
+use cml_wire::proto::ContainerEnd;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -101,6 +106,46 @@ pub fn is_failure(ended: Ended) -> bool {
     !matches!(ended, Ended::Exited(0)) && ended != Ended::Signalled(Signal::INT.as_raw())
 }
 
+/// The end of a guest for the operator: when, why, and with which status.
+pub fn told(ended: Ended, asked: bool, out_of_memory: bool) -> ContainerEnd {
+    let (reason, status) = match ended {
+        Ended::Exited(status) if asked => {
+            (format!("stopped, init returned {status}"), Some(status))
+        }
+        Ended::Exited(status) => (format!("init returned {status}"), Some(status)),
+        _ if is_reboot(ended) => ("rebooted from inside".into(), None),
+        Ended::Signalled(signal) if signal == Signal::INT.as_raw() => {
+            ("switched off from inside".into(), None)
+        }
+        Ended::Signalled(signal) if asked && signal == Signal::KILL.as_raw() => {
+            ("killed".into(), Some(128 + signal))
+        }
+        Ended::Signalled(signal) => (format!("signal {signal} ended init"), Some(128 + signal)),
+        Ended::Unknown if asked => ("stopped".into(), None),
+        Ended::Unknown => ("init ended, nobody knows how".to_owned(), None),
+    };
+    ContainerEnd {
+        reason: match out_of_memory {
+            true => format!("memory ran out: {reason}"),
+            false => reason,
+        },
+        status,
+        out_of_memory: out_of_memory.then_some(true),
+        ..came_to_nothing(String::new())
+    }
+}
+
+/// A start that did not become a guest.
+pub fn came_to_nothing(reason: String) -> ContainerEnd {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    ContainerEnd {
+        time: now.map_or(0, |now| now.as_secs().cast_signed()),
+        reason,
+        status: None,
+        out_of_memory: None,
+    }
+}
+
 /// A guest that reboots again and again, and the pauses it gets.
 #[derive(Debug, Default)]
 pub struct RebootBrake {
@@ -130,6 +175,49 @@ impl RebootBrake {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_says_what_an_operator_wants_to_know() {
+        let kill = Ended::Signalled(Signal::KILL.as_raw());
+        for (ended, asked, starved, reason, status) in [
+            (
+                Ended::Exited(0),
+                true,
+                false,
+                "stopped, init returned 0",
+                Some(0),
+            ),
+            (Ended::Exited(3), false, false, "init returned 3", Some(3)),
+            (kill, true, false, "killed", Some(137)),
+            (kill, false, false, "signal 9 ended init", Some(137)),
+            (
+                kill,
+                false,
+                true,
+                "memory ran out: signal 9 ended init",
+                Some(137),
+            ),
+            (
+                Ended::Signalled(2),
+                false,
+                false,
+                "switched off from inside",
+                None,
+            ),
+            (
+                Ended::Signalled(1),
+                true,
+                false,
+                "rebooted from inside",
+                None,
+            ),
+        ] {
+            let end = told(ended, asked, starved);
+            assert_eq!((&*end.reason, end.status), (reason, status));
+            assert_eq!(end.out_of_memory(), starved);
+            assert!(end.time > 0);
+        }
+    }
 
     #[test]
     fn a_reboot_loop_is_slowed_down_and_a_real_life_forgives() {

@@ -29,6 +29,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What the operator calls it.
+    pub fn name(&self) -> String {
+        self.view.borrow().config.name.clone()
+    }
+
     /// Waits until it is known whether the container runs.
     pub async fn known(&self) {
         let mut view = self.view.clone();

@@ -30,6 +30,7 @@ mod noted;
 mod one;
 mod plan;
 mod record;
+mod remarks;
 mod resources;
 mod stats;
 mod store;

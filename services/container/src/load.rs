@@ -18,7 +18,7 @@ use cml_wire::{
 };
 
 use crate::{
-    env::Env, launch, noted, one::Reconfigure, record::Found, unlock::holder, view::Guest,
+    env::Env, launch, noted, one::Reconfigure, record::Found, remarks, unlock::holder, view::Guest,
     volumes::spec,
 };
 
@@ -41,6 +41,7 @@ struct Prepared {
     signature: Option<Signature>,
     config: Arc<ContainerConfig>,
     guest: Option<Guest>,
+    remarks: Vec<String>,
 }
 
 impl Env {
@@ -214,6 +215,7 @@ impl Env {
             bytes,
             signature: signature.filter(|_| signed),
             guest: self.guest(id, &config).await,
+            remarks: remarks::of(&config, &installed.config),
             config: Arc::new(config),
         })
     }
@@ -236,19 +238,20 @@ impl Env {
     pub(crate) async fn create(
         self: &Arc<Self>,
         request: Create,
-    ) -> Result<Loaded, ContainerError> {
+    ) -> Result<(Loaded, Vec<String>), ContainerError> {
         let id = ContainerId::random();
         let prepared = self.prepared(id, request.config, request.signature);
         let prepared = prepared.await.inspect_err(|_| self.forget(id))?;
         let (env, bytes, signature) = (self.clone(), prepared.bytes, prepared.signature);
         let add = move || env.store.add(id, &bytes, signature.as_ref());
         let created = self.storage.run(add).await;
-        Ok(Loaded {
+        let created = Loaded {
             id,
             config: prepared.config,
             created: created.map_err(BusError::from)??,
             guest: prepared.guest,
-        })
+        };
+        Ok((created, prepared.remarks))
     }
 
     /// Another configuration for a container, stored. What the one token has protected the other cannot open
@@ -257,7 +260,7 @@ impl Env {
         self: &Arc<Self>,
         request: UpdateConfig,
         present: &ContainerConfig,
-    ) -> Result<Reconfigure, ContainerError> {
+    ) -> Result<(Reconfigure, Vec<String>), ContainerError> {
         let prepared = self.prepared(request.id, request.config, request.signature);
         let prepared = prepared.await?;
         let (id, bytes, signature) = (request.id, prepared.bytes, prepared.signature);
@@ -266,10 +269,13 @@ impl Env {
             env.store.replace(id, &bytes, signature.as_ref(), wipes)
         })
         .await??;
-        Ok(Reconfigure {
+        let mut remarks = prepared.remarks;
+        remarks.extend(remarks::of_change(present, &prepared.config, wipes));
+        let reconfigure = Reconfigure {
             config: prepared.config,
             guest: prepared.guest,
-        })
+        };
+        Ok((reconfigure, remarks))
     }
 
     /// Deletes everything that a stopped container has on disk. It exists until the first of these steps is

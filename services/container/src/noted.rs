@@ -39,7 +39,7 @@ pub fn failed(note: Note, reason: &impl Display) -> Note {
 /// A start that was refused or has failed.
 pub fn not_started(note: impl Fn(Did) -> Note, error: &ContainerError) -> Note {
     let did = match error {
-        ContainerError::AlreadyRunning(_) => Did::StartRunning,
+        ContainerError::AlreadyRunning(_) | ContainerError::StillStopping(_) => Did::StartRunning,
         ContainerError::NotFound(_) => Did::StartUnknown,
         _ => Did::Start,
     };

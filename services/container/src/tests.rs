@@ -161,7 +161,7 @@ impl Rig {
                 certificate: vec![],
             }),
         };
-        Ok(self.port.create.call(create).await?.0)
+        Ok(self.port.create.call(create).await?.id)
     }
 
     async fn start(&self, id: ContainerId, pin: Option<&str>) -> Result<(), ContainerError> {

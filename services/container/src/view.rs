@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use cml_bus::{api::container::ControlSocket, id::ContainerId};
 use cml_sys::proc;
-use cml_wire::proto::{ContainerConfig, ContainerStatus, ContainerTrust, CryptfsMode};
+use cml_wire::proto::{
+    ContainerConfig, ContainerEnd, ContainerStatus, ContainerTrust, CryptfsMode,
+};
 
 use crate::fsm::State;
 
@@ -29,6 +31,8 @@ pub struct View {
     pub control: Option<ControlSocket>,
     /// Its last start has come to nothing: it ended without having run.
     pub failed: bool,
+    /// How it came to an end the last time.
+    pub last_end: Option<ContainerEnd>,
 }
 
 /// What a guest OS makes of a container.
@@ -65,6 +69,7 @@ impl View {
                 .map_or(CryptfsMode::NotImplemented, |guest| guest.cryptfs)
                 .into(),
             audio: self.audio.then_some(true),
+            last_end: self.last_end.clone(),
         }
     }
 }

@@ -164,7 +164,7 @@ impl Connection {
             Some((number, Ok(_)))
                 if policy::admit(number, self.shared.admission.now()).is_none() =>
             {
-                Err(Refusal::Forbidden(number))
+                Err(Refusal::Forbidden(number, self.shared.admission.now()))
             }
             Some((_, request)) => request,
             None => {
@@ -209,7 +209,7 @@ impl Connection {
     /// mistake is none.
     fn note(&self, refusal: Refusal) {
         let note = match refusal {
-            Refusal::Forbidden(number) => {
+            Refusal::Forbidden(number, _) => {
                 let known = Command::try_from(number).map(|known| known.as_str_name().to_owned());
                 let command = known.unwrap_or_else(|_| number.to_string());
                 Did::SendCommand.here().meta("command", command)

@@ -35,7 +35,7 @@ pub const AUDIT_LIMIT: usize = 1000;
 /// [`Refusal`]; `translate_out::refusal` makes the reply of it.
 pub fn request(message: &mut ControllerToDaemon, mode: Mode) -> Result<Request, Refusal> {
     let request = policy::admit(message.command, mode)
-        .ok_or(Refusal::Forbidden(message.command))
+        .ok_or(Refusal::Forbidden(message.command, mode))
         .and_then(|command| typed(command, message));
     wipe(message);
     request

@@ -51,7 +51,7 @@ pub fn refusal(refusal: Refusal) -> Option<DaemonToController> {
     let text = refusal.to_string();
     Some(match refusal {
         Refusal::NoContainer(Command::ContainerExecInput) => return None,
-        Refusal::Forbidden(_) | Refusal::NotServed(_) => failure(Response::CmdUnsupported, text),
+        Refusal::Forbidden(..) | Refusal::NotServed(_) => failure(Response::CmdUnsupported, text),
         Refusal::NoContainer(Command::ContainerStart) => {
             failure(Response::ContainerStartEexist, text)
         }

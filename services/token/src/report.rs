@@ -19,7 +19,7 @@ fn about(did: Did, holder: Option<&Holder>) -> Note {
 pub fn attempt<T>(events: &Events, holder: Option<&Holder>, result: &Result<T, TokenError>) {
     let Err(error) = result else { return };
     let did = match error {
-        TokenError::WrongPin => Did::GiveWrongPin,
+        TokenError::WrongPin | TokenError::WrongPinCounted { .. } => Did::GiveWrongPin,
         TokenError::LockedTillReboot => Did::FindLocked,
         TokenError::Uninitialised => Did::FindUninitialised,
         TokenError::Unpaired => Did::FindUnpaired,
@@ -29,6 +29,17 @@ pub fn attempt<T>(events: &Events, holder: Option<&Holder>, result: &Result<T, T
         _ => Did::TryUnlock,
     };
     events.audit(about(did, holder).failed());
+    let whose = holder.map_or_else(|| "device".into(), |holder| holder.container.to_string());
+    match error {
+        TokenError::WrongPin => tracing::warn!(whose, "wrong PIN"),
+        TokenError::WrongPinCounted { left } => {
+            tracing::warn!(whose, left, "wrong PIN; that many more lock the token");
+        }
+        TokenError::LockedTillReboot => {
+            tracing::warn!(whose, "the token is locked until the device is rebooted");
+        }
+        _ => {}
+    }
 }
 
 /// The PIN was right.

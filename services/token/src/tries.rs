@@ -48,8 +48,8 @@ impl Tries {
     /// Carries out one check of a PIN.
     ///
     /// # Errors
-    /// `LockedTillReboot` without any check when the count is full, and for the wrong PIN that fills it; the
-    /// error of the check otherwise.
+    /// `LockedTillReboot` without any check when the count is full, and for the wrong PIN that fills it;
+    /// `WrongPinCounted` for one that does not; the error of the check otherwise.
     pub fn spend<T>(&self, check: impl FnOnce() -> Result<T, TokenError>) -> Result<T, TokenError> {
         let before = self.wrong();
         if before >= MOST {
@@ -62,7 +62,9 @@ impl Tries {
                 Ok(opened)
             }
             Err(TokenError::WrongPin) if before + 1 >= MOST => Err(TokenError::LockedTillReboot),
-            Err(TokenError::WrongPin) => Err(TokenError::WrongPin),
+            Err(TokenError::WrongPin) => Err(TokenError::WrongPinCounted {
+                left: MOST - before - 1,
+            }),
             // The token could not be used, whatever the PIN.
             Err(error) => {
                 self.count(before)?;
@@ -146,8 +148,9 @@ mod tests {
     fn the_third_wrong_pin_locks_until_reboot_and_the_right_one_does_not_help_then() {
         let dir = tempfile::tempdir().unwrap();
         let wrong = || tries(dir.path()).spend(|| Err::<(), _>(TokenError::WrongPin));
-        assert_eq!(wrong(), Err(TokenError::WrongPin));
-        assert_eq!(wrong(), Err(TokenError::WrongPin));
+        for left in [2, 1] {
+            assert_eq!(wrong(), Err(TokenError::WrongPinCounted { left }));
+        }
         assert_eq!(wrong(), Err(TokenError::LockedTillReboot));
         let untouched =
             tries(dir.path()).spend(|| -> Result<(), _> { panic!("the PIN was looked at") });
@@ -164,7 +167,7 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(
                 tries.spend(|| Err::<(), _>(TokenError::WrongPin)),
-                Err(TokenError::WrongPin)
+                Err(TokenError::WrongPinCounted { left: 2 })
             );
             assert_eq!(tries.spend(|| Err::<(), _>(damaged())), Err(damaged()));
             assert_eq!(tries.wrong(), 1);

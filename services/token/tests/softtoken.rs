@@ -176,8 +176,14 @@ fn self_provisioning_blocks_nobody_and_the_own_token_works_meanwhile() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         assert_eq!(unlock(other, "trustme").await, Ok(()));
-        assert_eq!(unlock(other, "own").await, Err(TokenError::WrongPin));
-        assert_eq!(unlock(own, "own").await, Err(TokenError::WrongPin));
+        assert_eq!(
+            unlock(other, "own").await,
+            Err(TokenError::WrongPinCounted { left: 2 })
+        );
+        assert_eq!(
+            unlock(own, "own").await,
+            Err(TokenError::WrongPinCounted { left: 2 })
+        );
     });
     assert!(dir.path().join("device.tok").exists());
 }

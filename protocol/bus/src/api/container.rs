@@ -59,6 +59,17 @@ pub struct UpdateConfig {
     pub signature: Option<Signature>,
 }
 
+/// The answer to [`Create`] and [`UpdateConfig`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Which container.
+    pub id: ContainerId,
+    /// Its configuration, as it is stored now.
+    pub config: ContainerConfig,
+    /// What is not as the operator may expect.
+    pub warnings: Vec<String>,
+}
+
 /// Deletes a container completely, after killing it if it runs.
 #[derive(Debug)]
 pub struct Remove {
@@ -303,6 +314,12 @@ pub enum ContainerError {
     /// Start of a container that is not stopped.
     #[error("container {0} is running or being started already")]
     AlreadyRunning(ContainerId),
+    /// Start of a container that has not stopped completely.
+    #[error("container {0} is still stopping; start it again when it has stopped")]
+    StillStopping(ContainerId),
+    /// The command needs processes that run.
+    #[error("container {0} is frozen; `control unfreeze` lets it go on")]
+    Frozen(ContainerId),
     /// The command needs a running container.
     #[error("container {0} is not running")]
     NotRunning(ContainerId),
@@ -401,9 +418,9 @@ pub enum ContainerError {
 
 crate::request!(Status => Vec<ContainerStatus>, ContainerError, "container.status", 10 s);
 crate::request!(Configs => Vec<(ContainerId, ContainerConfig)>, ContainerError, "container.configs", 10 s);
-crate::request!(Create => (ContainerId, ContainerConfig), ContainerError, "container.create", 60 s);
+crate::request!(Create => Stored, ContainerError, "container.create", 60 s);
 // Another kind of token ends the container and wipes it.
-crate::request!(UpdateConfig => (ContainerId, ContainerConfig), ContainerError, "container.update_config", 240 s);
+crate::request!(UpdateConfig => Stored, ContainerError, "container.update_config", 240 s);
 crate::request!(Remove => (), ContainerError, "container.remove", 60 s);
 crate::request!(Wipe => (), ContainerError, "container.wipe", 180 s);
 crate::request!(WipeAll => (), ContainerError, "container.wipe_all", 600 s);

@@ -165,6 +165,12 @@ pub enum TokenError {
     /// The PIN does not open the token.
     #[error("wrong PIN")]
     WrongPin,
+    /// The PIN does not open the token, which counts that.
+    #[error("wrong PIN; after {left} more the token is locked until the device is rebooted")]
+    WrongPinCounted {
+        /// Wrong PINs until it is locked.
+        left: u32,
+    },
     /// Too many wrong PINs since boot.
     #[error("the token is locked until the device is rebooted")]
     LockedTillReboot,
@@ -197,7 +203,7 @@ pub enum TokenError {
         reason: String,
     },
     /// The signer's certificate does not lead to a trusted root.
-    #[error("the certificate is not trusted: {0}; register its root with `control ca_register`")]
+    #[error("the certificate is not trusted: {reason}{}", what_helps(.0), reason = .0)]
     BadCertificate(String),
     /// The signature does not match the bytes.
     #[error("the signature does not match the file")]
@@ -230,6 +236,20 @@ pub enum TokenError {
     /// The bus could not deliver.
     #[error(transparent)]
     Bus(#[from] BusError),
+}
+
+/// What an operator can do about a certificate that is refused for this reason, in the words of OpenSSL or ours.
+fn what_helps(reason: &str) -> &'static str {
+    let about = |word: &str| reason.contains(word);
+    if about("expired") || about("not yet valid") {
+        "; it takes a new certificate, or the right time on the device"
+    } else if about("PEM") {
+        "; the signature comes before the certificate"
+    } else if about("issuer") || about("self-signed") || about("self signed") || about("no root") {
+        "; register its root with `control ca_register`, and have intermediates in the file"
+    } else {
+        ""
+    }
 }
 
 crate::request!(Unlock => (), TokenError, "token.unlock", 30 s);
@@ -278,5 +298,26 @@ crate::service_port! {
         list_cas: ListCas,
         /// Trust one no longer.
         remove_ca: RemoveCa,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_certificate_says_what_helps_and_nothing_else() {
+        let said = |reason: &str| TokenError::BadCertificate(reason.into()).to_string();
+        for (reason, helps) in [
+            ("certificate has expired", "the right time"),
+            ("unable to get local issuer certificate", "ca_register"),
+            (
+                "it is no certificate in PEM form: x",
+                "signature comes before",
+            ),
+        ] {
+            assert!(said(reason).contains(helps), "{reason}");
+        }
+        assert!(said("its extended key usage is not code signing").ends_with("signing"));
     }
 }

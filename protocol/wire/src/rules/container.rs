@@ -3,7 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::{Breach, Breaches, machine, words};
-use crate::proto::{ContainerConfig, ContainerType};
+use crate::proto::{ContainerConfig, ContainerTokenType, ContainerType};
+
+/// What is allowed, and yet not what one would expect.
+pub fn remarks(config: &ContainerConfig) -> Vec<String> {
+    let waits = config.allow_autostart() && config.token_type() != ContainerTokenType::None;
+    let remark = "`allow_autostart` does nothing: a container with a token waits for its PIN; only one of \
+                  `token_type: NONE` starts by itself";
+    waits.then(|| remark.to_owned()).into_iter().collect()
+}
 
 /// Everything that would become part of a path, a name in the kernel, or an argument, and must not.
 pub fn breaches(config: &ContainerConfig) -> Vec<Breach> {

@@ -59,11 +59,20 @@ pub trait Ruled: Message + Name + Default {
 
     /// All breaches, in the order of the fields.
     fn breaches(&self) -> Vec<Breach>;
+
+    /// What is allowed, and yet not what one would expect.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 impl Ruled for ContainerConfig {
     fn breaches(&self) -> Vec<Breach> {
         container::breaches(self)
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        container::remarks(self)
     }
 }
 

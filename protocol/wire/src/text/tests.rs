@@ -23,6 +23,7 @@ fn the_recorded_status_reply_has_this_text() {
             trust_level: ContainerTrust::Signed as i32,
             cryptfs_mode: CryptfsMode::IntegrityEncrypt as i32,
             audio: None,
+            last_end: None,
         }],
         ..Default::default()
     };

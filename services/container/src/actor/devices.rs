@@ -186,7 +186,7 @@ impl One {
                 self.env.devices.ledger.restore(self.id, &name, &held);
                 live.running.devices = held;
                 if let Err(error) = live.note(&self.env, self.id) {
-                    tracing::error!(container = %self.id, error, "the record is out of date");
+                    tracing::error!(container = %self.id, name = %self.name(), error, "the record is out of date");
                 }
                 shown.map_err(|reason| {
                     self.device_error(format!("the rule holds, but not in /dev: {reason}"))

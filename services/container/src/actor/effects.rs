@@ -49,8 +49,10 @@ impl One {
         context.spawn(launch.into_actor(self).map(|outcome, one, context| {
             let answer = outcome.map(|live| one.launched(live, context));
             if let Err(error) = &answer {
-                tracing::warn!(container = %one.id, %error, "launch failed");
+                tracing::warn!(container = %one.id, name = %one.name(), %error, "launch failed");
                 one.audit(noted::not_started(|did| did.to(one.id), error));
+                let end = ending::came_to_nothing(error.to_string());
+                one.view.send_modify(|view| view.last_end = Some(end));
                 let event = match error {
                     ContainerError::Damaged { .. } => Event::DataDamaged,
                     _ => Event::LaunchFailed,
@@ -66,7 +68,7 @@ impl One {
     fn launched(&mut self, mut live: Live, context: &mut Context<Self>) -> Started {
         let warnings = std::mem::take(&mut live.warnings);
         for warning in &warnings {
-            tracing::warn!(container = %self.id, "{warning}");
+            tracing::warn!(container = %self.id, name = %self.name(), "{warning}");
         }
         self.view
             .send_modify(|view| view.guest = Some(live.running.guest()));
@@ -82,7 +84,7 @@ impl One {
     pub(super) fn catch_up(&self, context: &mut Context<Self>) {
         context.spawn(self.look_again().map(|looked, one, _| {
             if let Err(error) = looked {
-                tracing::warn!(container = %one.id, %error, "it was not told of a device");
+                tracing::warn!(container = %one.id, name = %one.name(), %error, "it was not told of a device");
             }
         }));
     }
@@ -107,7 +109,7 @@ impl One {
             context.cancel_future(earlier);
         }
         let limit = context.run_later(limit, move |one, context| {
-            tracing::warn!(container = %one.id, ?event, "too late");
+            tracing::warn!(container = %one.id, name = %one.name(), ?event, "too late");
             one.report(event, context);
         });
         self.limit = Some(limit);
@@ -146,7 +148,7 @@ impl One {
             if matches!(killed, Ok(Ok(()))) || one.state() != State::ShuttingDown {
                 return;
             }
-            tracing::error!(container = %one.id, ?killed, "not killed; trying again");
+            tracing::error!(container = %one.id, name = %one.name(), ?killed, "not killed; trying again");
             one.limit_state(KILL_PAUSE, Event::StopOverdue, context);
         };
         self.on_group(Group::kill, after, context);
@@ -176,7 +178,7 @@ impl One {
     fn thaw(&self, context: &mut Context<Self>) {
         let after = |thawed: Result<cml_sys::Result<()>, _>, one: &mut Self, _: &mut _| {
             if !matches!(thawed, Ok(Ok(()))) {
-                tracing::error!(container = %one.id, ?thawed, "the container was not thawed");
+                tracing::error!(container = %one.id, name = %one.name(), ?thawed, "the container was not thawed");
             }
         };
         self.on_group(|group| group.set_frozen(false), after, context);
@@ -222,7 +224,7 @@ impl One {
             if pause.is_zero() {
                 return one.report(Event::CleanedUp, context);
             }
-            tracing::warn!(container = %one.id, ?pause, "the guest reboots again and again");
+            tracing::warn!(container = %one.id, name = %one.name(), ?pause, "the guest reboots again and again");
             let resume = context.run_later(pause, |one, context| {
                 one.pausing = None;
                 one.report(Event::CleanedUp, context);

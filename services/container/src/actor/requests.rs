@@ -123,7 +123,11 @@ impl Handler<Exec> for One {
         let id = self.id;
         let live = self.live.as_ref().filter(|_| self.state().takes_commands());
         let Some(live) = live else {
-            return Box::pin(std::future::ready(Err(ContainerError::NotRunning(id))));
+            let error = match self.state() {
+                State::Freezing { .. } | State::Frozen { .. } => ContainerError::Frozen(id),
+                _ => ContainerError::NotRunning(id),
+            };
+            return Box::pin(std::future::ready(Err(error)));
         };
         let program = request.argv.first().cloned().unwrap_or_default();
         let command = plan::Command {

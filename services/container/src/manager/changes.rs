@@ -1,22 +1,31 @@
 //! What changes the list of containers or their files: one after the other.
 
+use super::Manager;
+use crate::{entry::Entry, noted, remarks};
 use cml_bus::{
     actor::{ActorFutureExt, Context, Handler, ResponseActFuture, ResponseFuture, WrapFuture, fut},
     api::{
-        container::{ContainerError, Create, Reload, Remove, RemoveGuestOs, UpdateConfig},
+        container::{ContainerError, Create, Reload, Remove, RemoveGuestOs, Stored, UpdateConfig},
         guestos::Rescan,
     },
     audit::Did,
     event::Event,
     id::ContainerId,
 };
-use cml_wire::proto::ContainerConfig;
 
-use super::Manager;
-use crate::noted;
+impl Manager {
+    fn others(&self, id: ContainerId) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.id != id)
+    }
+
+    fn remark_on_name(&self, id: ContainerId, name: &str) -> Option<String> {
+        let others = self.others(id).filter(|entry| entry.name() == name);
+        remarks::of_name(name, others.count())
+    }
+}
 
 impl Handler<Create> for Manager {
-    type Result = ResponseActFuture<Self, Result<(ContainerId, ContainerConfig), ContainerError>>;
+    type Result = ResponseActFuture<Self, Result<Stored, ContainerError>>;
 
     fn handle(&mut self, request: Create, _: &mut Context<Self>) -> Self::Result {
         let (env, changes) = (self.env.clone(), self.changes.clone());
@@ -26,13 +35,18 @@ impl Handler<Create> for Manager {
         };
         Box::pin(create.into_actor(self).map(|(created, turn), manager, _| {
             manager.env.events.audit(match &created {
-                Ok(created) => Did::Create
+                Ok((created, _)) => Did::Create
                     .to(created.id)
                     .meta("name", &created.config.name),
                 Err(_) => noted::outcome(Did::Create.here(), &created),
             });
-            let created = created?;
-            let answer = (created.id, (*created.config).clone());
+            let (created, mut warnings) = created?;
+            warnings.extend(manager.remark_on_name(created.id, &created.config.name));
+            let answer = Stored {
+                id: created.id,
+                config: (*created.config).clone(),
+                warnings,
+            };
             tracing::info!(container = %created.id, name = created.config.name, "created");
             manager.register(created);
             drop(turn);
@@ -43,10 +57,11 @@ impl Handler<Create> for Manager {
 }
 
 impl Handler<UpdateConfig> for Manager {
-    type Result = ResponseFuture<Result<(ContainerId, ContainerConfig), ContainerError>>;
+    type Result = ResponseFuture<Result<Stored, ContainerError>>;
 
     fn handle(&mut self, request: UpdateConfig, _: &mut Context<Self>) -> Self::Result {
         let entry = self.find(request.id).cloned();
+        let names: Vec<_> = self.others(request.id).map(Entry::name).collect();
         let (env, changes) = (self.env.clone(), self.changes.clone());
         Box::pin(async move {
             let entry = entry?;
@@ -55,16 +70,24 @@ impl Handler<UpdateConfig> for Manager {
             let updated = env.update(request, &present).await;
             let note = Did::UpdateConfig.to(entry.id);
             env.events.audit(noted::outcome(note, &updated));
-            let reconfigure = updated?;
-            let answer = (entry.id, (*reconfigure.config).clone());
+            let (reconfigure, mut warnings) = updated?;
+            let config = (*reconfigure.config).clone();
+            let same = names.iter().filter(|name| **name == config.name).count();
+            warnings.extend(remarks::of_name(&config.name, same));
+            let answer = Stored {
+                id: entry.id,
+                config,
+                warnings,
+            };
             entry.port.reconfigure.call(reconfigure).await?;
             // Nobody else's change waits for this.
             drop(turn);
             if env.store.is_wiping(entry.id) {
-                tracing::warn!(container = %entry.id, "another token: what it has stored is wiped");
+                let name = &answer.config.name;
+                tracing::warn!(container = %entry.id, name, "another token: what it has stored is wiped");
                 entry.wipe().await?;
             }
-            tracing::info!(container = %entry.id, name = answer.1.name, "configuration updated");
+            tracing::info!(container = %entry.id, name = answer.config.name, "configuration updated");
             Ok(answer)
         })
     }
@@ -107,12 +130,13 @@ impl Handler<Remove> for Manager {
             manager.env.events.audit(noted::outcome(note, &removed));
             match &removed {
                 Ok(()) => {
-                    tracing::info!(container = %id, "removed");
+                    tracing::info!(container = %id, name = entry.name(), "removed");
                     manager.env.forget(id);
                     manager.env.events.publish(Event::ContainerListChanged);
                 }
                 Err(error) => {
-                    tracing::error!(container = %id, %error, "a container was not removed");
+                    let name = entry.name();
+                    tracing::error!(container = %id, name, %error, "a container was not removed");
                     match (entry.port.retire.is_bound(), left) {
                         (true, _) => manager.entries.insert(at.min(manager.entries.len()), entry),
                         (false, Some(left)) => manager.register(left),

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use cml_bus::{
     api::{
-        container::{ContainerError, PinNeeds, Started},
+        container::{ContainerError, PinNeeds, Started, Stored},
         guestos::{GuestOsError, Installation, Installed},
         token::TokenError,
     },
@@ -148,7 +148,11 @@ fn life_cycle_commands_reach_the_service_and_answer_its_result() {
             if create.config.is_empty() {
                 return Err(ContainerError::BadConfig("it is empty".into()));
             }
-            Ok((id(), ContainerConfig::default()))
+            Ok(Stored {
+                id: id(),
+                config: ContainerConfig::default(),
+                warnings: vec![],
+            })
         });
         let mut client = rig.client();
 

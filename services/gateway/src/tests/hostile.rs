@@ -114,7 +114,11 @@ fn a_large_frame_is_accepted() {
     system(|| async {
         let rig = Rig::new(OPEN);
         let created = fake(&rig.container.create, |_| {
-            Ok((super::rig::id(), Default::default()))
+            Ok(cml_bus::api::container::Stored {
+                id: super::rig::id(),
+                config: Default::default(),
+                warnings: vec![],
+            })
         });
         let mut request = bare(Command::CreateContainer);
         request.container_config_file = Some(vec![b' '; 8 << 20]);

@@ -15,6 +15,8 @@ use cml_bus::{
 };
 use cml_wire::proto::controller_to_daemon::Command;
 
+use crate::policy::{self, Mode};
+
 /// Which containers a query is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
@@ -152,8 +154,8 @@ pub struct InputRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Not a command, or not one for this socket or mode.
-    #[error("command {0} is not allowed on this connection")]
-    Forbidden(i32),
+    #[error("{}", forbidden(*.0, *.1))]
+    Forbidden(i32, Mode),
     /// A command of the protocol that this daemon does not carry out yet.
     #[error("not available in this version")]
     NotServed(Command),
@@ -169,4 +171,24 @@ pub enum Refusal {
     /// It came while a command ran on the connection and is too large to be kept until its end.
     #[error("command {0} is too large to wait for the running one; use another connection")]
     TooLargeToWait(i32),
+}
+
+/// What is in a command's way, and whether it would not be elsewhere.
+fn forbidden(number: i32, mode: Mode) -> String {
+    let Ok(command) = Command::try_from(number) else {
+        return format!("there is no command {number}");
+    };
+    let name = command.as_str_name();
+    let before = Mode {
+        provisioned: false,
+        ..mode
+    };
+    match (mode.provisioned, policy::admit(number, before)) {
+        (true, Some(_)) => {
+            let profile = if mode.extended { "EXTENDED" } else { "STRICT" };
+            format!("the device is provisioned (profile {profile}): {name} is not allowed any more")
+        }
+        _ if mode.privileged => format!("{name} is not a command for control sockets"),
+        _ => format!("{name} is not allowed on the control socket of a guest"),
+    }
 }

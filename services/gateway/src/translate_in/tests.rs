@@ -223,7 +223,7 @@ fn every_allowed_command_is_served_or_says_that_it_is_not() {
         (message.device_pin, message.device_newpin) = (Some("o".into()), Some("n".into()));
         match (Command::try_from(number), request(&mut message, OPEN)) {
             (Err(_), outcome) => {
-                assert_eq!(outcome.unwrap_err(), Refusal::Forbidden(number));
+                assert_eq!(outcome.unwrap_err(), Refusal::Forbidden(number, OPEN));
             }
             (Ok(command), Err(refused)) => {
                 assert_eq!(refused, Refusal::NotServed(command));
@@ -231,4 +231,40 @@ fn every_allowed_command_is_served_or_says_that_it_is_not() {
             (Ok(_), Ok(_)) => {}
         }
     }
+}
+
+#[test]
+fn a_refused_command_says_what_is_in_its_way() {
+    let reason = |command: i32, mode| {
+        let mut message = exec_message();
+        message.command = command;
+        request(&mut message, mode).unwrap_err().to_string()
+    };
+    let run = Command::ContainerExecCmd.into();
+    let strict = Mode {
+        provisioned: true,
+        ..OPEN
+    };
+    let extended = Mode {
+        extended: true,
+        ..strict
+    };
+    let guest = Mode {
+        privileged: false,
+        ..OPEN
+    };
+    assert_eq!(
+        [
+            reason(run, strict),
+            reason(run, extended),
+            reason(run, guest),
+            reason(999, strict),
+        ],
+        [
+            "the device is provisioned (profile STRICT): CONTAINER_EXEC_CMD is not allowed any more",
+            "the device is provisioned (profile EXTENDED): CONTAINER_EXEC_CMD is not allowed any more",
+            "CONTAINER_EXEC_CMD is not allowed on the control socket of a guest",
+            "there is no command 999",
+        ]
+    );
 }

@@ -2,7 +2,7 @@
 
 use cml_bus::{
     api::{
-        container::{ContainerError, PinNeeds, Started},
+        container::{ContainerError, PinNeeds, Started, Stored},
         guestos::GuestOsError,
         network::{Interface, NetworkError},
         token::TokenError,
@@ -58,15 +58,17 @@ pub fn stop(result: Result<(), ContainerError>) -> DaemonToController {
 /// broken connection to the token daemon and gets no reply at all (protocol.md 3.5, ACT-02).
 fn start_code(error: &ContainerError) -> Response {
     match error {
-        ContainerError::NotFound(_) | ContainerError::AlreadyRunning(_) => {
-            Response::ContainerStartEexist
-        }
+        ContainerError::NotFound(_)
+        | ContainerError::AlreadyRunning(_)
+        | ContainerError::StillStopping(_) => Response::ContainerStartEexist,
         ContainerError::Protected => Response::CmdUnsupported,
         ContainerError::Zombie(_) | ContainerError::Damaged { .. } => {
             Response::ContainerCtrlEinternal
         }
         ContainerError::Token(token) => match token {
-            TokenError::WrongPin => Response::ContainerStartPasswdWrong,
+            TokenError::WrongPin | TokenError::WrongPinCounted { .. } => {
+                Response::ContainerStartPasswdWrong
+            }
             TokenError::LockedTillReboot => Response::ContainerLockedTillReboot,
             TokenError::Uninitialised => Response::ContainerStartTokenUninit,
             TokenError::Unpaired => Response::ContainerStartTokenUnpaired,
@@ -101,6 +103,7 @@ fn start_code(error: &ContainerError) -> Response {
             Response::CmdFailed
         }
         ContainerError::NotRunning(_)
+        | ContainerError::Frozen(_)
         | ContainerError::Signed(_)
         | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
@@ -122,7 +125,9 @@ fn stop_code(error: &ContainerError) -> Response {
         ContainerError::NotRunning(_) => Response::ContainerStopFailedNotRunning,
         ContainerError::Protected => Response::CmdUnsupported,
         ContainerError::Token(token) => match token {
-            TokenError::WrongPin => Response::ContainerStopPasswdWrong,
+            TokenError::WrongPin | TokenError::WrongPinCounted { .. } => {
+                Response::ContainerStopPasswdWrong
+            }
             TokenError::LockedTillReboot => Response::ContainerLockedTillReboot,
             TokenError::Uninitialised => Response::ContainerStartTokenUninit,
             TokenError::Unpaired => Response::ContainerStartTokenUnpaired,
@@ -147,6 +152,8 @@ fn stop_code(error: &ContainerError) -> Response {
         ContainerError::Zombie(_)
         | ContainerError::Damaged { .. }
         | ContainerError::AlreadyRunning(_)
+        | ContainerError::StillStopping(_)
+        | ContainerError::Frozen(_)
         | ContainerError::Signed(_)
         | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
@@ -201,11 +208,12 @@ pub fn configs(
 }
 
 /// `CREATE_CONTAINER` and `CONTAINER_UPDATE_CONFIG`: a failure is the same code without a configuration.
-pub fn created(
-    result: Result<(ContainerId, ContainerConfig), ContainerError>,
-) -> DaemonToController {
+pub fn created(result: Result<Stored, ContainerError>) -> DaemonToController {
     match result {
-        Ok(one) => configs(Ok(vec![one])),
+        Ok(stored) => DaemonToController {
+            warnings: stored.warnings,
+            ..configs(Ok(vec![(stored.id, stored.config)]))
+        },
         Err(error) => empty_config(error.to_string()),
     }
 }

@@ -2,7 +2,7 @@
 
 use cml_bus::{
     api::{
-        container::{ContainerError, PinNeeds, Started},
+        container::{ContainerError, PinNeeds, Started, Stored},
         guestos::{GuestOsError, Version},
         provisioning::{ProvisioningError, Rebooted},
         token::TokenError,
@@ -21,6 +21,7 @@ fn text() -> String {
 fn tokens() -> Vec<TokenError> {
     vec![
         TokenError::WrongPin,
+        TokenError::WrongPinCounted { left: 2 },
         TokenError::LockedTillReboot,
         TokenError::Uninitialised,
         TokenError::Unpaired,
@@ -57,6 +58,8 @@ fn errors() -> Vec<ContainerError> {
     let mut all = vec![
         ContainerError::NotFound(id),
         ContainerError::AlreadyRunning(id),
+        ContainerError::StillStopping(id),
+        ContainerError::Frozen(id),
         ContainerError::NotRunning(id),
         ContainerError::Zombie(id),
         ContainerError::Damaged { id, reason: text() },
@@ -232,7 +235,12 @@ fn success_has_the_code_of_its_command() {
     assert_eq!(reply.response(), Response::CmdOk);
     assert!(reply.done_text().starts_with("2 containers were stopped; "));
     let id = ContainerId::CORE0;
-    let reply = created(Ok((id, ContainerConfig::default())));
+    let reply = created(Ok(Stored {
+        id,
+        config: ContainerConfig::default(),
+        warnings: vec!["so small".into()],
+    }));
+    assert_eq!(reply.warnings, ["so small"]);
     assert_eq!(reply.container_uuids, [id.to_string()]);
     assert_eq!(reply.container_configs.len(), 1);
 }

@@ -66,6 +66,7 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List all containers with their state
+    #[command(after_help = LIST_HELP)]
     List {
         /// Also the system's own services
         #[arg(short, long)]

@@ -33,6 +33,14 @@ Examples:
   control start web -k1234
   control start web --setup";
 
+pub(super) const LIST_HELP: &str = "\
+TRUST is who vouches for the guest OS: SIGNED the vendor or a registered CA, LOCALLY_SIGNED
+only the local CA, UNSIGNED nobody, or it is not installed (GUESTOS is `none` then).
+
+Examples:
+  control list
+  control --format json list";
+
 pub(super) const STOP_HELP: &str = "\
 The guest has 45 seconds to shut down; after that it is killed.
 

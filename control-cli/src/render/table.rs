@@ -87,7 +87,9 @@ fn guestos(all: &[GuestOsConfig], width: Option<usize>) -> String {
     if all.is_empty() {
         return "no guest operating systems\n".into();
     }
-    let rows = all.iter().map(|one| {
+    let mut all: Vec<_> = all.iter().collect();
+    all.sort_by_key(|one| (&one.name, one.version));
+    let rows = all.into_iter().map(|one| {
         [
             printable(&one.name),
             one.version.to_string(),

@@ -119,7 +119,7 @@ fn life(daemon: &Daemon) -> Times {
             &["run", &uuid, "nopty", "/bin/busybox", "true"],
         ));
         let since = Instant::now();
-        control(daemon, &["stop", &uuid]);
+        control(daemon, &["stop", &uuid, "--no-wait"]);
         stops.push(stopped(daemon, &uuid, since));
     }
     Times {
@@ -135,7 +135,7 @@ fn pin(daemon: &Daemon, without: Duration) -> Duration {
     for _ in 0..10 {
         starts.push(control(daemon, &["start", &uuid, "--key=trustme"]));
         let since = Instant::now();
-        control(daemon, &["stop", &uuid, "--key=trustme"]);
+        control(daemon, &["stop", &uuid, "--key=trustme", "--no-wait"]);
         stopped(daemon, &uuid, since);
     }
     median(&mut starts).saturating_sub(without)

@@ -20,6 +20,7 @@ mod hotplug;
 mod lifecycle;
 mod network;
 mod network_changes;
+mod operators;
 mod owners;
 mod pin;
 mod provisioning;

@@ -124,7 +124,7 @@ fn a_stop_that_is_cut_off_anywhere_loses_no_interface() {
         daemon.wait_for("web", "RUNNING");
         let before_it = stops_logged(&daemon);
         let cut = Cut::attach(&daemon, call, n);
-        let stopping = daemon.control().run(&["stop", "web"]).status == 0;
+        let stopping = daemon.control().run(&["stop", "web", "--no-wait"]).status == 0;
         let done = stopping && stops(&daemon, before_it);
         cut.end(&mut daemon);
         settles(&daemon, &before);

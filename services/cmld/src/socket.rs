@@ -26,7 +26,7 @@ const NAME: &str = "cml-control";
 pub enum RunError {
     /// Another daemon uses it.
     #[error(
-        "another cmld{by} is running with `{path}`; stop it, or give this one directories of its own \
+        "another cmld is running with `{path}`{by}; stop it, or give this one directories of its own \
          (--base and --run)"
     )]
     Taken {

@@ -228,8 +228,12 @@ impl One {
                     let end = ending::told(ended, one.state() == State::ShuttingDown, starved);
                     let (name, reason) = (one.name(), &end.reason);
                     match starved {
-                        true => tracing::warn!(container = %one.id, name, reason, "init ended"),
-                        false => tracing::info!(container = %one.id, name, reason, "init ended"),
+                        true => {
+                            tracing::warn!(container = %one.id, name, ?ended, reason, "init ended")
+                        }
+                        false => {
+                            tracing::info!(container = %one.id, name, ?ended, reason, "init ended")
+                        }
                     }
                     one.view.send_modify(|view| view.last_end = Some(end));
                     let insistent = match one.id.is_core0() {

@@ -60,14 +60,18 @@ mod tests {
             .spawn()
             .unwrap();
         let leader = i32::try_from(shell.id()).unwrap();
-        let until = |count: usize| {
-            let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-            while children_of(leader).len() != count && std::time::Instant::now() < end {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
-            children_of(leader)
+        // Four in the shell's session, itself among them, and one that has left it by now.
+        let is_set = |all: &[i32]| {
+            let sessions: Vec<_> = all.iter().filter_map(|pid| proc::session(*pid)).collect();
+            let inside = sessions.iter().filter(|session| **session == leader);
+            (sessions.len(), inside.count()) == (5, 4)
         };
-        let all = until(5);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let mut all = children_of(leader);
+        while !is_set(&all) && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            all = children_of(leader);
+        }
         kill(leader, || all.clone());
         shell.wait().unwrap();
         let left: Vec<_> = all

@@ -22,7 +22,9 @@ fn group(daemon: &Daemon, uuid: &str, controller: &str) -> PathBuf {
         Some(path) => PathBuf::from(format!("/sys/fs/cgroup/{controller}{path}")),
         None => {
             let path = all.lines().find_map(|line| line.strip_prefix("0::"));
-            PathBuf::from(format!("/sys/fs/cgroup{}", path.unwrap()))
+            // Limits are one level above the part that is the container's own (docs/adr/0040).
+            let path = path.unwrap().trim_end_matches("/child");
+            PathBuf::from(format!("/sys/fs/cgroup{path}"))
         }
     }
 }

@@ -17,8 +17,7 @@ look() {
     # Directories of the fixture.
     find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'cml??????' 2>/dev/null | sort
     # The daemon, and every process that still is the sealed copy of cml-init.
-    find /proc -maxdepth 2 -name exe \( -lname '*/cmld' -o -lname '*memfd:cml-init*' \) 2>/dev/null |
-        wc -l
+    find /proc -maxdepth 2 -name exe \( -lname '*/cmld' -o -lname '*memfd:cml-init*' \) 2>/dev/null | sort
 }
 
 look >"$state/before"
@@ -27,10 +26,13 @@ status=0
 # The kernel frees loop devices and groups a moment after their last user is gone.
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     look >"$state/after"
-    if cmp -s "$state/before" "$state/after"; then break; fi
+    # What was there before may go: it is somebody else's.
+    diff "$state/before" "$state/after" | grep '^>' >"$state/left" || true
+    [ -s "$state/left" ] || break
     sleep 0.5
 done
-if ! diff "$state/before" "$state/after"; then
+if [ -s "$state/left" ]; then
+    cat "$state/left" >&2
     echo "left on the machine: see the lines above" >&2
     exit 1
 fi

@@ -119,8 +119,8 @@ fn containers_reach_the_host_the_world_and_each_other_with_and_without_a_user_na
     same(&daemon, &before);
 }
 
-#[test]
-fn isolated_containers_do_not_reach_each_other() {
+/// Two containers, `a` and `b`, of a daemon that keeps containers apart.
+pub fn two_isolated() -> Daemon {
     let setup = Setup::default();
     let daemon = Daemon::new(Setup {
         device_conf: format!("isolate_containers: true\n{}", setup.device_conf),
@@ -128,6 +128,12 @@ fn isolated_containers_do_not_reach_each_other() {
     });
     daemon.running("a", "busybox");
     daemon.running("b", "busybox");
+    daemon
+}
+
+#[test]
+fn isolated_containers_do_not_reach_each_other() {
+    let daemon = two_isolated();
     assert!(pings(&daemon, "a", "172.23.1.1"));
     assert!(!pings(&daemon, "a", &address(&daemon, "b")));
 }

@@ -1,8 +1,8 @@
 //! What happens to the host's network while containers run: network cards come and go, and others set rules.
 
-use cml_integration::{Daemon, Setup, eventually};
+use cml_integration::{Daemon, eventually};
 
-use crate::network::{address, home, inside, pings, plug, stop};
+use crate::network::{address, home, inside, pings, plug, stop, two_isolated};
 
 #[test]
 fn a_card_that_is_plugged_in_later_is_taken_then() {
@@ -36,13 +36,7 @@ fn a_card_that_is_plugged_in_while_no_daemon_runs_is_taken_by_the_next_one() {
 
 #[test]
 fn containers_stay_isolated_when_the_rules_of_the_host_are_loaded_again() {
-    let setup = Setup::default();
-    let daemon = Daemon::new(Setup {
-        device_conf: format!("isolate_containers: true\n{}", setup.device_conf),
-        ..setup
-    });
-    daemon.running("a", "busybox");
-    daemon.running("b", "busybox");
+    let daemon = two_isolated();
     let other = address(&daemon, "b");
     let rules = || daemon.host().run("nft list ruleset");
     let before = rules();

@@ -12,21 +12,10 @@ use rustix::fs::{XattrFlags, setxattr};
 /// A kernel that cannot show the files of an image with other owners, as before Linux 6.2 for squashfs: every second
 /// call that changes a mount fails, which are those that ask for that.
 fn on_an_older_kernel() -> Setup {
-    Setup {
-        through: vec![
-            "strace",
-            "-D",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=mount_setattr",
-            "-e",
-            "inject=mount_setattr:error=EINVAL:when=1+2",
-        ],
-        ..Setup::default()
-    }
+    Setup::with_failing(
+        "trace=mount_setattr",
+        "inject=mount_setattr:error=EINVAL:when=1+2",
+    )
 }
 
 /// KILL, permitted and effective: `struct vfs_cap_data` of linux/capability.h in its second revision.

@@ -448,22 +448,10 @@ fn calls_are_done_for_the_guest_of_a_daemon_that_was_started_again() {
 #[test]
 fn a_container_whose_calls_nobody_can_do_does_not_start() {
     // The first thing that the process does for itself fails; for init it does not matter.
-    let inject = "inject=setsid:error=EPERM";
-    let daemon = Daemon::new(Setup {
-        through: vec![
-            "strace",
-            "-D",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=setsid",
-            "-e",
-            inject,
-        ],
-        ..Setup::default()
-    });
+    let daemon = Daemon::new(Setup::with_failing(
+        "trace=setsid",
+        "inject=setsid:error=EPERM",
+    ));
     daemon.create_with("web", "busybox", "");
     let refused = daemon
         .control()

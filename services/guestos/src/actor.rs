@@ -20,13 +20,13 @@ use cml_bus::{
 };
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 use cml_wire::rules::{has_image, is_component};
-use tokio::sync::{broadcast::error::RecvError, oneshot};
+use tokio::sync::{MutexGuard, broadcast::error::RecvError, oneshot};
 
 use crate::{
     catalogue::Catalogue,
     flash::{Flasher, Targets},
     images::Images,
-    install::{Installer, Settled},
+    install::Installer,
     select::select,
 };
 
@@ -67,8 +67,8 @@ pub struct GuestOs {
     catalogue: Catalogue,
     images: Images,
     installer: Installer,
-    /// The device is about to end.
-    settled: Option<Settled>,
+    /// The device is about to end: nobody writes outside the store while this is there.
+    settled: Option<MutexGuard<'static, ()>>,
     events: Events,
     _watch: Watch,
 }

@@ -80,12 +80,6 @@ impl Drop for Stop {
     }
 }
 
-/// Nobody writes outside the store while this is there.
-#[derive(Debug)]
-pub struct Settled(
-    #[expect(dead_code, reason = "held, not looked at")] tokio::sync::MutexGuard<'static, ()>,
-);
-
 /// An installation that may begin.
 #[derive(Debug)]
 pub struct Order {
@@ -350,8 +344,8 @@ impl Installer {
     }
 
     /// Waits until nobody writes outside the store, and lets nobody begin while the answer is kept.
-    pub async fn settle(&self) -> Settled {
-        Settled(FLASHING.lock().await)
+    pub async fn settle(&self) -> tokio::sync::MutexGuard<'static, ()> {
+        FLASHING.lock().await
     }
 
     /// Settles what a previous daemon has left of a flashing. Not before the list is known: a target may be slow.

@@ -180,24 +180,19 @@ impl One {
         let Some(live) = &mut self.live else {
             return outcome.map(|_| ());
         };
-        match outcome {
-            Ok(shown) => {
-                // Only now, when the kernel keeps it from what it has lost, may others have that.
-                self.env.devices.ledger.restore(self.id, &name, &held);
-                live.running.devices = held;
-                if let Err(error) = live.note(&self.env, self.id) {
-                    tracing::error!(container = %self.id, name = %self.name(), error, "the record is out of date");
-                }
-                shown.map_err(|reason| {
-                    self.device_error(format!("the rule holds, but not in /dev: {reason}"))
-                })
-            }
-            Err(error) => {
-                let present = &live.running.devices;
-                self.env.devices.ledger.restore(self.id, &name, present);
-                Err(error)
+        if outcome.is_ok() {
+            live.running.devices = held;
+            if let Err(error) = live.note(&self.env, self.id) {
+                tracing::error!(container = %self.id, %name, error, "the record is out of date");
             }
         }
+        // Only now, when the kernel keeps it from what it has lost, may others have that; and what it was to get and did
+        // not is free again.
+        let present = &live.running.devices;
+        self.env.devices.ledger.restore(self.id, &name, present);
+        outcome?.map_err(|reason| {
+            self.device_error(format!("the rule holds, but not in /dev: {reason}"))
+        })
     }
 
     /// Does something to the nodes of a running container, without changing its rules.

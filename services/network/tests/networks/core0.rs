@@ -13,14 +13,7 @@ fn core0_routes_for_the_others_and_has_the_network_cards() {
     };
     let mut networks = rig.networks();
     let (early, at_early) = attach(&mut networks, "");
-    let (_, at_core0) = container();
-    networks
-        .attach(
-            ContainerId::CORE0,
-            at_core0.try_clone().unwrap(),
-            &config(""),
-        )
-        .unwrap();
+    let at_core0 = attach_core0(&mut networks);
     // Whoever was there before is connected to it as well.
     let (late, at_late) = attach(&mut networks, "");
     assert!(sh(&rig.host, "ip route").contains("default via 172.23.0.2 dev uplink"));

@@ -219,6 +219,16 @@ pub fn attach(networks: &mut Networks, lines: &str) -> (ContainerId, Namespace) 
     (id, namespace)
 }
 
+/// The management container comes up, and is given what it has.
+pub fn attach_core0(networks: &mut Networks) -> Namespace {
+    let (_, namespace) = container();
+    let own = namespace.try_clone().unwrap();
+    networks
+        .attach(ContainerId::CORE0, own, &config(""))
+        .unwrap();
+    namespace
+}
+
 pub fn address(namespace: &Namespace, interface: &str, family: &str) -> String {
     let all = sh(
         namespace,

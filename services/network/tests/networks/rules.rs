@@ -185,14 +185,7 @@ fn ends_that_a_daemon_was_about_to_make_are_made_by_the_next_one() {
     };
     let mut networks = rig.networks();
     let (id, inside) = attach(&mut networks, "");
-    let (_, at_core0) = container();
-    networks
-        .attach(
-            ContainerId::CORE0,
-            at_core0.try_clone().unwrap(),
-            &config(""),
-        )
-        .unwrap();
+    let at_core0 = attach_core0(&mut networks);
     // Killed between the end of one way and the beginning of the other.
     drop(networks);
     sh(&at_core0, "ip link del cmlv1");

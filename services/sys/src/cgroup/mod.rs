@@ -254,12 +254,13 @@ impl Group {
             v1::set_devices(path, &allowed)?;
             return Ok(true);
         }
-        match self.open_unified()? {
-            Some(group) if bpf::is_available() => {
-                bpf::attach(group, &bpf::program(rules))?;
-                Ok(true)
-            }
-            _ => Ok(false),
+        let Some(group) = self.open_unified()? else {
+            return Ok(false);
+        };
+        match bpf::attach(group, &bpf::program(rules)) {
+            Ok(()) => Ok(true),
+            Err(_) if !bpf::is_available() => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

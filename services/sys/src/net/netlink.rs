@@ -220,6 +220,22 @@ pub(super) struct Head<'a> {
     whole: &'a [u8],
 }
 
+/// Takes what a socket has heard so far, without waiting: whether any packet is news. So is what may have been missed
+/// (LIF-18).
+pub(super) fn hear(socket: &OwnedFd, is_news: impl Fn(&[u8]) -> bool) -> io::Result<bool> {
+    let mut news = false;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((length, _)) => news |= is_news(&buffer[..length]),
+            Err(rustix::io::Errno::NOBUFS) => news = true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(news),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// The messages in a packet, as they came.
 pub(super) fn heads(mut packet: &[u8]) -> impl Iterator<Item = Head<'_>> {
     std::iter::from_fn(move || {

@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, SendFlags, netlink::NETFILTER, recv, send};
 
 use super::{
     namespace::Namespace,
-    netlink::{BUFFER, HEADER, heads, socket},
+    netlink::{BUFFER, HEADER, heads, hear, socket},
 };
 use crate::error::{Context, Result};
 
@@ -105,19 +105,9 @@ impl TableWatch {
     /// # Errors
     /// The socket is broken.
     pub fn take(&self) -> io::Result<bool> {
-        let mut removed = false;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((length, _)) => {
-                    removed |= heads(&buffer[..length]).any(|head| head.kind == DELETED_TABLE);
-                }
-                Err(rustix::io::Errno::NOBUFS) => removed = true,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return Ok(removed),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        hear(&self.0, |packet| {
+            heads(packet).any(|head| head.kind == DELETED_TABLE)
+        })
     }
 
     /// For an event loop.

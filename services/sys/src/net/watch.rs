@@ -7,11 +7,10 @@ use std::{
 };
 
 use netlink_packet_core::NetlinkPayload;
-use rustix::net::{RecvFlags, recv};
 
 use super::{
     namespace::Namespace,
-    netlink::{Answer, BUFFER, messages, route_socket},
+    netlink::{Answer, hear, messages, route_socket},
 };
 use crate::error::Result;
 
@@ -43,24 +42,17 @@ impl LinkWatch {
     /// # Errors
     /// The socket is broken. That something was lost is no error, but news (LIF-18).
     pub fn take(&self) -> io::Result<Heard> {
-        let mut heard = Heard { news: false };
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((length, _)) => {
-                    heard.news |= messages(&buffer[..length]).any(|message| {
-                        matches!(
-                            message.payload,
-                            NetlinkPayload::InnerMessage(Answer::Link(_) | Answer::Unreadable)
-                        )
-                    });
-                }
-                Err(rustix::io::Errno::NOBUFS) => heard.news = true,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return Ok(heard),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let is_news = |packet: &[u8]| {
+            messages(packet).any(|message| {
+                matches!(
+                    message.payload,
+                    NetlinkPayload::InnerMessage(Answer::Link(_) | Answer::Unreadable)
+                )
+            })
+        };
+        Ok(Heard {
+            news: hear(&self.0, is_news)?,
+        })
     }
 
     /// For an event loop.

@@ -1,6 +1,6 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build install programs demo device qemu test test-debian test-device test-long test-quiet unit integration lint bench fuzz audit debian
+.PHONY: help deps build install programs demo device-programs device qemu test test-debian test-device test-long test-quiet unit integration lint bench fuzz audit debian
 
 PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs iproute2 libssl-dev nftables openssl pkg-config shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
@@ -39,10 +39,13 @@ install: build ## Install for this host below PREFIX (/usr/local), with a system
 	install -D -m 644 images/host/cmld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/cmld.service
 	sed -i 's|@PREFIX@|$(PREFIX)|g' $(DESTDIR)$(PREFIX)/lib/systemd/system/cmld.service
 
-device: build ## Build a bootable device, with a disk image, into out/device
+# What a device runs; `control` is in guests as well, and needs none of their libraries.
+device-programs: build
 	@integration/deps.sh $(DEVICE_PACKAGES)
 	$(STATIC) --release -p control-cli
 	@install -D -t $(OUT)/programs target/release/cmld target/release/cml-init target/$(HOST)/release/control
+
+device: device-programs ## Build a bootable device, with a disk image, into out/device
 	images/device/build.sh $(OUT)/device --programs $(OUT)/programs
 
 qemu: ## Boot what `make device` has built, with a console in core0
@@ -84,10 +87,9 @@ test-long: programs ## Run the tests that repeat something 1000, 200 and 100 tim
 test: lint unit integration demo ## Run all tests
 
 # The tests on this machine only make the kit for those in the other ones.
-test-device: programs ## Run the tests that need device-mapper or a device that boots, in QEMU (as root)
-	@integration/deps.sh $(DEVICE_PACKAGES)
+test-device: programs device-programs ## Run the tests that need device-mapper or a device that boots, in QEMU (as root)
 	cargo test --locked -p cml-integration --test functional -- command_line
-	integration/vm/test-all.sh
+	CML_PROGRAMS=$(OUT)/programs integration/vm/test-all.sh
 
 test-debian: programs debian ## Run the tests of a guest with systemd (as root, minutes)
 	integration/clean.sh cargo test --locked -p cml-integration --test functional -- --ignored debian

@@ -1,6 +1,7 @@
 #!/bin/sh
-# device.sh OUT: builds the bootable device for the tests, whose guest OSes are signed as those of the other tests.
-# The programs and the kit of the tests are there already.
+# device.sh OUT: builds the bootable device for the tests, whose guest OSes are signed as those of the other tests. Its
+# programs are those of `make device`: they are what is tested, and in an emulated machine their speed counts.
+# They and the kit of the tests are there already; CML_PROGRAMS says where the programs are.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,10 +26,5 @@ echo "a kernel, as far as the store can tell" >"$store/kernel-1/root.img"
 } >"$store/kernel-1.conf"
 images/sign_config.sh -c "$store/kernel-1.conf" -k "$kit/pki/ssig_cml.key" --cert "$kit/pki/ssig_cml.cert"
 
-mkdir -p "$out/programs"
-strip -g -o "$out/programs/cmld" "$target/debug/cmld"
-for program in cml-init control; do
-    strip -g -o "$out/programs/$program" "$target/debug/static/$program"
-done
-images/device/build.sh "$out" --programs "$out/programs" --pki "$kit/pki" --store "$store" \
+images/device/build.sh "$out" --programs "${CML_PROGRAMS:-out/programs}" --pki "$kit/pki" --store "$store" \
     --device-conf "$here/device.conf" --data-size 1024 --comp lz4

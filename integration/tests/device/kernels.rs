@@ -1,6 +1,6 @@
 //! Kernels that lack something: what needs it says so, everything else works.
 
-use cml_integration::machine::{Machine, Options, Shell};
+use cml_integration::machine::{Machine, Options};
 
 use crate::{CORE0, answer, create};
 
@@ -9,14 +9,12 @@ use crate::{CORE0, answer, create};
 fn on_a_kernel_without_device_mapper_what_must_be_encrypted_does_not_start_and_the_rest_does() {
     let mut machine = Machine::boot_with(Options {
         append: "cml.dm=off",
-        shell: Shell::Outside,
         ..Options::default()
     });
-    // core0 of this device has a volume.
-    let refused = machine.ok(&format!(
-        "until grep -q 'no device-mapper' /run/cmld.stderr; do sleep 1; done; control --format text state {CORE0}"
-    ));
-    assert!(refused.contains("state: STOPPED"), "{refused}");
+    // The volume of core0 holds no secrets, and without core0 there would be nobody to read an error.
+    let core0 = answer(&mut machine, &format!("state {CORE0}"));
+    assert!(core0.contains("cryptfs_mode: NOT_IMPLEMENTED"), "{core0}");
+    machine.ok("echo kept >/data/file");
     create(&mut machine, "idle", "busybox", "token_type: NONE\n");
     machine.ok("control start idle");
     machine.wait_for("idle", "RUNNING");

@@ -12,11 +12,17 @@ use std::{
             process::ExitStatusExt,
         },
     },
+    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use cml_integration::{Daemon, Output, PATIENCE, Setup, eventually, kit::kit};
+use cml_integration::{
+    Daemon, Output, PATIENCE, Setup,
+    encrypted::{by_device_mapper, volume},
+    eventually,
+    kit::kit,
+};
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 
 const CORE0: &str = "00000000-0000-0000-0000-000000000000";
@@ -71,6 +77,11 @@ impl DerefMut for Device {
 }
 
 fn device() -> Device {
+    device_with(|_| ())
+}
+
+/// One whose guest OS for `core0` has something more.
+fn device_with(more: impl FnOnce(&mut GuestOsConfig)) -> Device {
     let only = SocketAddr::from_abstract_name("cml-test-core0").unwrap();
     let limit = Instant::now() + 10 * PATIENCE;
     let only = loop {
@@ -89,7 +100,10 @@ fn device() -> Device {
         through: MACHINE.to_vec(),
         ..plain
     });
-    daemon.add_guest("coreos", with_control);
+    daemon.add_guest("coreos", |guest| {
+        with_control(guest);
+        more(guest);
+    });
     daemon.add_guest("installer", |guest| {
         guest.feature_install_guest = Some(true);
         with_control(guest);
@@ -226,6 +240,52 @@ fn a_core0_that_dies_is_started_again_and_the_device_stays() {
         (inside(&daemon, CORE0, &["reload"]).status == 0).then_some(())
     });
     end(daemon, &["poweroff"], SWITCHED_OFF);
+}
+
+#[test]
+fn core0_stores_its_data_also_where_the_kernel_cannot_protect_them() {
+    if by_device_mapper() {
+        eprintln!("this kernel can protect them");
+        return;
+    }
+    let mut daemon = device_with(|guest| guest.mounts.push(volume(Type::Empty, "etc", "/data")));
+    let mode = daemon.control().ok(&["state", CORE0]);
+    assert_eq!(mode.value("cryptfs_mode"), "NOT_IMPLEMENTED");
+    let warned = "nothing notices changes of what core0 stores";
+    assert!(daemon.log().contains(warned), "{}", daemon.log());
+    let sh = |daemon: &Daemon, script: &str| {
+        let run = ["run", CORE0, "nopty", "sh", "-c", script];
+        daemon.control().run(&run).out
+    };
+    let reboot = |daemon: &mut Device, between: &dyn Fn(&Path)| {
+        inside(daemon, CORE0, &["reboot"]);
+        assert_eq!(daemon.wait().signal(), RESTARTED);
+        between(&daemon.base().join("containers").join(CORE0));
+        daemon.start();
+        daemon.wait_for(CORE0, "RUNNING");
+    };
+    sh(&daemon, "echo kept >/data/file");
+    // That is for core0 alone.
+    daemon.create("name: \"web\"\nguest_os: \"coreos\"\ntoken_type: NONE\n");
+    let refused = daemon
+        .control()
+        .refused(&["start", "web"], "CONTAINER_START_EINTERNAL");
+    assert!(refused.err.contains("no device-mapper"), "{refused:?}");
+    reboot(&mut daemon, &|_| ());
+    assert_eq!(sh(&daemon, "cat /data/file"), "kept\n");
+    // What a kernel with device-mapper has made stays as it is, for the next one.
+    let protected = |images: &Path| images.join("etc.img");
+    reboot(&mut daemon, &|images| {
+        fs::rename(images.join("etc.plain.img"), protected(images)).unwrap();
+        fs::write(protected(images), "protected").unwrap();
+    });
+    assert_eq!(
+        sh(&daemon, "cat /data/file 2>/dev/null || echo new"),
+        "new\n"
+    );
+    let images = daemon.base().join("containers").join(CORE0);
+    assert_eq!(fs::read(protected(&images)).unwrap(), b"protected");
+    end(daemon, &["control", "reboot"], RESTARTED);
 }
 
 #[test]

@@ -133,23 +133,31 @@ impl Volumes {
         self.dir(id).join(format!("{name}.{suffix}"))
     }
 
-    /// What encrypts a volume: what its image was made with, or the first choice for a new one.
+    /// What may encrypt the volumes of a container, the best first.
+    fn backends(&self, id: ContainerId) -> impl Iterator<Item = &dyn Backend> {
+        let last: Option<&dyn Backend> = id.is_core0().then_some(&plain::Unprotected);
+        self.backends.iter().map(|backend| &**backend).chain(last)
+    }
+
+    /// What encrypts a volume: what its image was made with, or the first choice for a new one. Where `core0` cannot have
+    /// its image, it gets another one, and that stays for better times.
     fn backend(&self, id: ContainerId, volume: &Volume) -> Result<&dyn Backend, VolumeError> {
         let image = self.file(id, &volume.name, IMAGE);
-        let mut backends = self.backends.iter().map(|backend| &**backend);
         let made_with =
             |backend: &&dyn Backend| self.file(id, &volume.name, backend.suffix()).exists();
-        if let Some(backend) = backends.find(made_with) {
+        if let Some(backend) = self.backends(id).find(made_with) {
             return Ok(backend);
         }
-        if let Some(made) = self.made_with_another(id, &volume.name) {
+        if let Some(made) = self.made_with_another(id, &volume.name)
+            && !id.is_core0()
+        {
             return Err(VolumeError::failed(
                 &made,
                 "it was encrypted in a way that this kernel or device.conf (`storage_fallback`) does \
                  not allow now",
             ));
         }
-        let backend = self.backends.first().ok_or_else(|| {
+        let backend = self.backends(id).next().ok_or_else(|| {
             VolumeError::failed(
                 &image,
                 "it must be encrypted, but this kernel has no device-mapper with `crypt` and \
@@ -160,11 +168,11 @@ impl Volumes {
         backend
             .accepts(volume)
             .map_err(|reason| VolumeError::failed(&image, reason))?;
-        Ok(&**backend)
+        Ok(backend)
     }
 
     fn made_with_another(&self, id: ContainerId, name: &str) -> Option<PathBuf> {
-        let known = [IMAGE, "fscrypt.img"].map(|suffix| self.file(id, name, suffix));
+        let known = [IMAGE, "fscrypt.img", "plain.img"].map(|suffix| self.file(id, name, suffix));
         known.into_iter().find(|path| path.exists())
     }
 

@@ -1,5 +1,5 @@
-//! Volumes that are not encrypted because what is in them comes from elsewhere: copies of images and of
-//! block devices (runtime.md 3.2).
+//! Volumes that are not encrypted: because what is in them comes from elsewhere, copies of images and of block devices
+//! (runtime.md 3.2); and those of `core0` on a kernel that can protect none.
 
 use std::{
     fs::File,
@@ -7,13 +7,55 @@ use std::{
     path::Path,
 };
 
-use cml_sys::{file, loopdev, mount::Restrict, space};
+use cml_bus::secret::Key;
+use cml_sys::{file, loopdev, mkfs, mount::Restrict, space};
+use cml_wire::proto::CryptfsMode;
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    backend::{OpenVolume, VolumeError, mount},
+    backend::{Backend, OpenVolume, Site, VolumeError, mount},
     spec::{Content, Volume},
 };
+
+/// Nothing is protected. For `core0` alone: its key lies beside its images anyway, and a device that cannot be operated
+/// cannot be repaired (ADR 60).
+#[derive(Debug)]
+pub struct Unprotected;
+
+impl Backend for Unprotected {
+    fn mode(&self, _: &Path) -> CryptfsMode {
+        CryptfsMode::NotImplemented
+    }
+
+    fn suffix(&self) -> &'static str {
+        "plain.img"
+    }
+
+    fn accepts(&self, _: &Volume) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn format(&self, site: &Site, volume: &Volume, _: &Key) -> Result<(), VolumeError> {
+        mkfs::make(&volume.fs_type, &site.image, &[])
+            .map_err(|error| VolumeError::failed(&site.image, error))
+    }
+
+    fn open(&self, site: &Site, volume: &Volume, _: &Key) -> Result<OpenVolume, VolumeError> {
+        tracing::warn!(
+            image = %site.image.display(),
+            "nothing notices changes of what core0 stores here: this kernel has no device-mapper with `crypt` and `integrity`"
+        );
+        open(&site.image, volume, &site.mount)
+    }
+
+    fn devices(&self, _: &Site) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn meta_size(&self, _: u64) -> Option<u64> {
+        None
+    }
+}
 
 /// Copies a block device of the host into a new file.
 pub fn copy_device(device: &Path, into: &Path) -> Result<(), VolumeError> {

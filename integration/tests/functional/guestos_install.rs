@@ -1,14 +1,11 @@
 //! Guest OSes that are pushed: from servers of all manners, beside and in the place of each other.
 
-use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    path::Path,
-};
+use std::fs;
 
 use cml_integration::{
     Client, Daemon, Host, Setup, eventually,
     http::{Answer, Server},
+    https::Https,
     kit::kit,
     package::Package,
 };
@@ -27,11 +24,11 @@ fn files(stems: &[&str]) -> Vec<String> {
 }
 
 /// A daemon without any guest OS whose device.conf names this base.
-fn empty(base: &str) -> Daemon {
+pub fn empty(base: &str) -> Daemon {
     Daemon::new(setup(base))
 }
 
-fn setup(base: &str) -> Setup {
+pub fn setup(base: &str) -> Setup {
     let setup = Setup::default();
     Setup {
         guest: false,
@@ -42,7 +39,7 @@ fn setup(base: &str) -> Setup {
     }
 }
 
-fn versions(daemon: &Daemon) -> Vec<String> {
+pub fn versions(daemon: &Daemon) -> Vec<String> {
     let listed = daemon.control().ok(&["list_guestos"]).out;
     let fields = listed.lines().filter_map(|line| {
         let line = line.strip_prefix("  ")?;
@@ -447,89 +444,6 @@ fn a_stalled_installation_holds_nobody_up_and_a_crash_in_it_leaves_nothing() {
     assert_eq!(versions(&daemon), ["1"]);
 }
 
-fn openssl(dir: &Path, words: &str) {
-    let mut command = std::process::Command::new("openssl");
-    cml_integration::kit::run(command.args(words.split_whitespace()).current_dir(dir));
-}
-
-#[test]
-fn a_registered_ca_vouches_until_it_is_removed() {
-    let server = Server::good();
-    let daemon = empty(&server.base);
-    let control = daemon.control();
-    let package = Package::new(&daemon, "customers", 1, |_| {});
-    package.sign("rogue");
-    assert!(package.refused(&daemon).contains("ca_register"));
-    let leaf = kit().certificate("rogue").display().to_string();
-    control.refused(&["ca_register", &leaf], "GUESTOS_MGR_REGISTER_CA_ERROR");
-    let text = fs::read_to_string(kit().certificate("rogue_rootca")).unwrap();
-    let root = daemon.path("root.cert").display().to_string();
-    fs::write(
-        &root,
-        format!("Certificate:\r\n{}", text.replace('\n', "\r\n")),
-    )
-    .unwrap();
-    for _ in 0..2 {
-        let done = control.ok(&["ca_register", &root]);
-        assert_eq!(done.value("response"), "GUESTOS_MGR_REGISTER_CA_OK");
-    }
-    package.pushed(&daemon);
-    daemon.create("name: \"web\"\nguest_os: \"customers\"\ntoken_type: NONE\n");
-    assert_eq!(control.ok(&["state", "web"]).value("trust_level"), "SIGNED");
-    let listed: serde_json::Value =
-        serde_json::from_str(&control.ok(&["--format", "json", "ca_list"]).out).unwrap();
-    let cas = listed["cas"].as_array().unwrap();
-    assert_eq!((cas.len(), &cas[0]["kind"]), (2, &"VENDOR".into()));
-    let id = cas[1]["id"].as_str().unwrap();
-    assert!(daemon.base().join("tokens/ca").join(id).is_file());
-    control.refused(&["ca_remove", "vendor"], "CMD_FAILED");
-    control.refused(&["ca_remove", "0123"], "CMD_FAILED");
-    control.ok(&["ca_remove", id]);
-    eventually("the guest OS is not trusted any more", || {
-        (control.ok(&["state", "web"]).value("trust_level") == "UNSIGNED").then_some(())
-    });
-    assert!(versions(&daemon).is_empty());
-    control.refused(&["start", "web"], "CONTAINER_START_EINTERNAL");
-    control.ok(&["ca_register", &root]);
-    eventually("the guest OS is trusted again", || {
-        (control.ok(&["state", "web"]).value("trust_level") == "SIGNED").then_some(())
-    });
-}
-
-#[test]
-fn a_cms_signature_is_as_good_as_a_raw_one() {
-    let server = Server::good();
-    let mut daemon = empty(&server.base);
-    let package = Package::new(&daemon, "os", 1, |_| {});
-    let (key, cert) = (kit().key("ssig_cml"), kit().certificate("ssig_cml"));
-    openssl(
-        &daemon.path("packages"),
-        &format!(
-            "cms -sign -in os-1.conf -signer {} -inkey {} -md sha512 -keyopt rsa_padding_mode:pss \
-             -outform PEM -out os-1.sig",
-            cert.display(),
-            key.display()
-        ),
-    );
-    package.pushed(&daemon);
-    daemon.stop();
-    daemon.start();
-    assert_eq!(versions(&daemon), ["1"]);
-    for weak in ["sha1", "md5", "sha256"] {
-        let package = Package::new(&daemon, "weak", 1, |_| {});
-        openssl(
-            &daemon.path("packages"),
-            &format!(
-                "cms -sign -in weak-1.conf -signer {} -inkey {} -md {weak} -outform PEM -out weak-1.sig",
-                kit().certificate("ssig").display(),
-                kit().key("ssig").display()
-            ),
-        );
-        fs::copy(kit().certificate("ssig"), package.part("cert")).unwrap();
-        assert!(package.refused(&daemon).contains("signature"), "{weak}");
-    }
-}
-
 #[test]
 fn a_wrong_tree_of_hashes_is_fetched_again_by_the_next_push() {
     let server = Server::new(|number, asked| match asked.path.ends_with(".hash.img") {
@@ -571,71 +485,6 @@ fn what_runs_keeps_its_version_also_when_its_daemon_dies() {
     eventually("the old version is gone", || {
         (daemon.stored() == files(&["os-2", "other-1"])).then_some(())
     });
-}
-
-#[test]
-fn a_damaged_ca_vouches_for_nobody_and_takes_nothing_from_the_others() {
-    let server = Server::good();
-    let mut daemon = Daemon::prepared(setup(&server.base));
-    let cas = daemon.base().join("tokens/ca");
-    fs::create_dir_all(&cas).unwrap();
-    let damaged = "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n";
-    fs::write(cas.join("0".repeat(40)), damaged).unwrap();
-    daemon.start();
-    Package::new(&daemon, "os", 1, |_| {}).pushed(&daemon);
-    let rogue = Package::new(&daemon, "rogue", 1, |_| {});
-    rogue.sign("rogue");
-    assert!(rogue.refused(&daemon).contains("not trusted"));
-    daemon.control().ok(&["ca_remove", &"0".repeat(40)]);
-}
-
-/// `openssl` as a server of files in a directory, with a certificate of its own for 127.0.0.1.
-struct Https {
-    child: std::process::Child,
-    port: u16,
-}
-
-impl Https {
-    fn new(dir: &Path) -> Self {
-        openssl(
-            dir,
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout tls.key \
-             -out tls.cert -subj /CN=loopback -addext subjectAltName=IP:127.0.0.1 \
-             -addext basicConstraints=critical,CA:FALSE",
-        );
-        // Free a moment ago; nothing else on this machine asks for one by number.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let child = std::process::Command::new("openssl")
-            .args([
-                "s_server",
-                "-HTTP",
-                "-quiet",
-                "-accept",
-                &format!("127.0.0.1:{port}"),
-            ])
-            .args(["-cert", "tls.cert", "-key", "tls.key"])
-            .current_dir(dir)
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        eventually("the server", || {
-            TcpStream::connect(("127.0.0.1", port)).ok()
-        });
-        Self { child, port }
-    }
-}
-
-impl Drop for Https {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

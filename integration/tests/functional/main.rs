@@ -15,6 +15,7 @@ mod freezer;
 mod groups;
 mod guestos_elsewhere;
 mod guestos_install;
+mod guestos_trust;
 mod guests;
 mod hotplug;
 mod lifecycle;

@@ -9,7 +9,7 @@ use std::{
 
 use cml_integration::{
     Client, Daemon, IDENTITY, Setup, eventually,
-    kit::{kit, run},
+    kit::{kit, openssl, run},
 };
 use cml_wire::proto::{
     ControllerToDaemon, DaemonToController,
@@ -27,16 +27,6 @@ fn identity(daemon: &Daemon) -> [Vec<u8>; 4] {
         token(daemon, "device.cert").exists().then_some(())
     });
     IDENTITY.map(|name| fs::read(token(daemon, name)).unwrap())
-}
-
-fn openssl(args: &[&str]) -> String {
-    let output = Program::new("openssl").args(args).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn client(daemon: &Daemon) -> Client {

@@ -17,6 +17,9 @@ fn firmware_boots_the_disk_into_core0_and_again_after_a_reboot() {
     create(&mut machine, "idle", "busybox", "token_type: NONE\n");
     machine.ok("control start idle");
     machine.wait_for("idle", "RUNNING");
+    // The address that QEMU's network gives, and its router. The others get there through core0.
+    machine.ok("until ip -4 addr show eth0 | grep -q 'inet 10[.]0[.]2[.]15'; do sleep 1; done");
+    machine.ok("control run idle nopty ping -c 1 10.0.2.2");
     machine.begin("control reboot </dev/null");
     machine.await_reboot();
     machine.ok("control start idle");

@@ -32,6 +32,10 @@ usb_configs { id: \"0627:0001\" serial: \"PAD\" assign: false type: PIN_ENTRY }
 usb_configs { id: \"0627:0001\" serial: \"STICK\" assign: true type: GENERIC }
 net_ifaces { netif: \"02:fc:00:00:00:aa\" }
 ";
+/// Another one with the same keypad.
+const TYPED: &str = "usb_pin_entry: true
+usb_configs { id: \"0627:0001\" serial: \"PAD\" assign: false type: PIN_ENTRY }
+";
 const CARD: &str = "02:fc:00:00:00:aa";
 
 /// Emulated hardware takes its time to be noticed.
@@ -54,12 +58,24 @@ fn eventually(machine: &mut Machine, what: &str, script: &str, succeeds: bool) {
 /// A command of which the PIN is typed on the keypad: what it answers. The daemon listens to nobody but the keypad then.
 #[track_caller]
 fn with_keys(machine: &mut Machine, words: &str, keys: &[&str]) -> String {
+    with_keys_while(machine, words, keys, |_| ())
+}
+
+/// As [`with_keys`], with something else before the first key.
+#[track_caller]
+fn with_keys_while(
+    machine: &mut Machine,
+    words: &str,
+    keys: &[&str],
+    before: impl FnOnce(&mut Machine),
+) -> String {
     // No child of the shell: that of busybox ends with it.
     machine.ok(&format!(
         "(control --format text {words} >/tmp/answer 2>&1 &)"
     ));
     let listens = "ls -l /proc/$(pidof cmld)/fd | grep -q /dev/input/event";
     eventually(machine, "nobody listens to the keypad", listens, true);
+    before(machine);
     machine.beside().press(keys);
     eventually(machine, "no answer", "grep -q response: /tmp/answer", true);
     machine.ok("cat /tmp/answer")
@@ -73,6 +89,7 @@ fn a_keypad_sound_usb_devices_and_network_cards_go_where_they_belong() {
         ..Options::default()
     });
     create(&mut machine, "web", "busybox", WEB);
+    create(&mut machine, "typed", "busybox", TYPED);
     create(&mut machine, "other", "busybox", "token_type: NONE\n");
     machine.ok("printf '\\n1234\\n1234\\n' | control change_pin web");
     machine.ok("control start other");
@@ -95,10 +112,24 @@ fn a_pin_is_typed_on_the_keypad_alone(machine: &mut Machine) {
         &["1", "2", "3", "5", "ret"],
     );
     assert!(wrong.contains("CONTAINER_START_PASSWD_WRONG"), "{wrong}");
+    // Whoever else reads that keypad hears nothing meanwhile, and nobody else is asked to type on it.
+    machine.ok("for node in /dev/input/event*; do (cat $node >>/tmp/heard 2>/dev/null &); done");
     let keys = ["1", "2", "9", "backspace", "kp_3", "4", "kp_enter"];
-    let started = with_keys(machine, "start web", &keys);
+    let started = with_keys_while(machine, "start web", &keys, |machine| {
+        let second = answer(machine, "start typed");
+        assert!(second.contains("CONTAINER_USB_PIN_ENTRY_FAIL"), "{second}");
+    });
     assert!(started.contains("CONTAINER_START_OK"), "{started}");
     machine.wait_for("web", "RUNNING");
+    machine.ok("! [ -s /tmp/heard ]");
+    machine.beside().press(&["5"]);
+    eventually(
+        machine,
+        "nobody else has it back",
+        "[ -s /tmp/heard ]",
+        true,
+    );
+    machine.ok("killall cat");
 }
 
 fn sound_is_granted_and_taken(machine: &mut Machine) {

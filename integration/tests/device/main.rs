@@ -7,6 +7,7 @@ mod hardware;
 mod kernels;
 mod persistence;
 mod power;
+mod trouble;
 
 use cml_integration::{
     kit::kit,

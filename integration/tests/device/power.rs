@@ -1,27 +1,42 @@
 //! The plug is pulled, and nothing that was answered is lost.
 
-use std::{thread::sleep, time::Duration};
-
 use cml_integration::machine::{Machine, Options, Shell};
+use serde_json::json;
 
 use crate::{answer, await_core0, create, outside, put_signed};
 
-/// In the middle of what is cut, on a machine where it takes some seconds.
-const MIDDLE: Duration = Duration::from_secs(3);
+/// Begins a command, and pulls the plug as soon as there is a sign that it is under way.
+#[track_caller]
+fn cut_when(machine: &mut Machine, sign: &str, words: &str) {
+    machine.ok(&format!(
+        "({words} >/dev/null 2>&1 </dev/null &) ; until {sign}; do :; done"
+    ));
+    machine.power_cut();
+    await_core0(machine);
+}
 
 #[test]
 #[ignore = "needs the device that `make test-device` builds"]
 fn nothing_that_was_answered_is_lost_when_the_plug_is_pulled() {
-    let mut machine = Machine::boot();
+    let mut machine = outside(Options::default());
     create(&mut machine, "web", "gyroidos-coreos", "");
     machine.ok("printf '\\npw\\npw\\n' | control change_pin web");
+    let state = answer(&mut machine, "state web");
+    let uuid = state
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("uuid: \""))
+        .unwrap()
+        .trim_end_matches('"')
+        .to_owned();
+    let images = format!("/data/cml/containers/{uuid}");
     machine.power_cut();
+    await_core0(&mut machine);
 
     // Created, with its PIN. Its first start, which makes its volume, is cut short and then done again.
     assert!(answer(&mut machine, "start web --key=wrong").contains("CONTAINER_START_PASSWD_WRONG"));
-    machine.begin("control start web --key=pw");
-    sleep(MIDDLE);
-    machine.power_cut();
+    let begun = format!("[ -e {images}/.etc.img.new ]");
+    cut_when(&mut machine, &begun, "control start web --key=pw");
+    machine.ok(&format!("! [ -e {images}/etc.img ]"));
     assert!(answer(&mut machine, "state web").contains("state: STOPPED"));
     machine.ok("control start web --key=pw");
     machine.wait_for("web", "RUNNING");
@@ -29,12 +44,14 @@ fn nothing_that_was_answered_is_lost_when_the_plug_is_pulled() {
 
     // What a guest has written is there; a token that was locked is open again, by the reboot alone.
     machine.power_cut();
+    await_core0(&mut machine);
     for _ in 0..3 {
         answer(&mut machine, "start web --key=wrong");
     }
     assert!(answer(&mut machine, "start web --key=pw").contains("CONTAINER_LOCKED_TILL_REBOOT"));
     machine.begin("control reboot </dev/null");
     machine.await_reboot();
+    await_core0(&mut machine);
     machine.ok("control start web --key=pw");
     machine.wait_for("web", "RUNNING");
     let kept = machine.ok("control run web nopty cat /data/file");
@@ -45,30 +62,29 @@ fn nothing_that_was_answered_is_lost_when_the_plug_is_pulled() {
     // A change of the PIN is either done or not.
     machine.ok("control stop web --key=pw");
     machine.wait_for("web", "STOPPED");
-    machine.begin("printf 'pw\\nnew\\nnew\\n' | control change_pin web");
-    sleep(MIDDLE);
-    machine.power_cut();
-    let old = answer(&mut machine, "start web --key=pw");
-    if !old.contains("CONTAINER_START_OK") {
+    let counted = format!("[ -e /data/cml/tokens/{uuid}.tries ]");
+    let change = "printf 'pw\\nnew\\nnew\\n' | control change_pin web";
+    cut_when(&mut machine, &counted, &format!("sh -c \"{change}\""));
+    let old = answer(&mut machine, "start web --key=pw").contains("CONTAINER_START_OK");
+    if !old {
         machine.ok("control start web --key=new");
     }
+    let key = if old { "pw" } else { "new" };
     machine.wait_for("web", "RUNNING");
     assert_eq!(machine.ok("control run web nopty cat /data/file"), "kept\n");
 
-    // So is a wipe: what was begun is finished, and the container begins anew.
-    machine.begin("control wipe web </dev/null");
-    machine.power_cut();
-    let key = match old.contains("CONTAINER_START_OK") {
-        true => "pw",
-        false => "new",
-    };
+    // A wipe that was begun is finished, and the container begins anew. Somebody has the image open, so it takes long enough.
+    machine.ok(&format!("control stop web --key={key}"));
+    machine.wait_for("web", "STOPPED");
+    machine.ok(&format!("losetup $(losetup -f) {images}/etc.img"));
+    let begun = format!("[ -e {images}.wiping ]");
+    cut_when(&mut machine, &begun, "control wipe web");
+    machine.ok("grep -q 'finishing an interrupted wipe' /run/cmld.stderr");
+    machine.ok(&format!("! [ -e {images}/etc.img ]"));
     machine.ok(&format!("control start web --key={key}"));
     machine.wait_for("web", "RUNNING");
     let found = machine.shell("control run web nopty cat /data/file").0;
-    assert!(
-        found == "kept\n" || found.contains("No such file"),
-        "{found}"
-    );
+    assert!(found.contains("No such file"), "{found}");
 }
 
 #[test]
@@ -96,6 +112,27 @@ fn the_end_of_core0_switches_the_machine_off() {
     create(&mut machine, "idle", "busybox", "token_type: NONE\n");
     machine.ok("control start idle");
     machine.begin("poweroff");
+    machine.await_off();
+}
+
+#[test]
+#[ignore = "needs the device that `make test-device` builds"]
+fn the_keys_and_the_button_of_the_machine_stop_the_containers_first() {
+    let mut machine = outside(Options::default());
+    create(&mut machine, "idle", "busybox", "token_type: NONE\n");
+    machine.ok("control start idle");
+    machine.wait_for("idle", "RUNNING");
+    let keys = ["ctrl", "alt", "delete"].map(|key| json!({ "type": "qcode", "data": key }));
+    machine
+        .beside()
+        .execute("send-key", &json!({ "keys": keys }));
+    machine.await_reboot();
+    await_core0(&mut machine);
+    // What the daemon says when all of them have.
+    machine.ok("grep -q 'cmld ends' /data/logs/*");
+    machine.ok("control start idle");
+    machine.wait_for("idle", "RUNNING");
+    machine.beside().execute("system_powerdown", &json!({}));
     machine.await_off();
 }
 
@@ -130,20 +167,27 @@ fn an_installation_is_there_as_a_whole_or_not_at_all() {
     let sha256 = zeros.split(' ').next().unwrap().to_owned();
     let store = "/data/cml/operatingsystems";
     let mut seen = Vec::new();
-    for (name, after) in [("soon", 1), ("later", 4), ("answered", 0)] {
+    // KiB that are stored when the plug is pulled: as soon as it has begun, in the middle, not before there is an answer.
+    for (name, stored) in [
+        ("soon", Some(0)),
+        ("later", Some(SIZE / 2048)),
+        ("answered", None),
+    ] {
         let push = offer(&mut machine, name, &sha256);
-        match after {
-            0 => {
+        match stored {
+            Some(kib) => {
+                let hidden = format!("{store}/.install-{name}-1");
+                let sign =
+                    format!("[ -e {hidden} ] && [ $(du -sk {hidden} | cut -f 1) -gt {kib} ]");
+                cut_when(&mut machine, &sign, &push);
+            }
+            None => {
                 let said = machine.ok(&push);
                 assert!(said.contains("GUESTOS_MGR_INSTALL_COMPLETED"), "{said}");
-            }
-            seconds => {
-                machine.begin(&push);
-                sleep(Duration::from_secs(seconds));
+                machine.power_cut();
+                await_core0(&mut machine);
             }
         }
-        machine.power_cut();
-        await_core0(&mut machine);
         // What was begun is finished or gone, and in nobody's way.
         let hidden = machine.ok(&format!("ls -A {store} | grep '^[.]' || true"));
         assert_eq!(hidden, "", "{name}");
@@ -161,5 +205,9 @@ fn an_installation_is_there_as_a_whole_or_not_at_all() {
         assert!(stored.starts_with(&sha256), "{stored}");
         seen.push(there);
     }
-    assert_eq!(seen.last(), Some(&true), "what was answered is there");
+    assert_eq!(
+        seen,
+        [false, false, true],
+        "what was answered is there, and nothing else"
+    );
 }

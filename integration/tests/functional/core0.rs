@@ -283,6 +283,13 @@ fn core0_stores_its_data_also_where_the_kernel_cannot_protect_them() {
         sh(&daemon, "cat /data/file 2>/dev/null || echo new"),
         "new\n"
     );
+    // Nor does it suffer when the other one is damaged.
+    reboot(&mut daemon, &|images| {
+        let plain = images.join("etc.plain.img");
+        let size = fs::metadata(&plain).unwrap().len();
+        fs::write(&plain, vec![0; size.try_into().unwrap()]).unwrap();
+    });
+    assert!(daemon.log().contains("the volume begins anew"));
     let images = daemon.base().join("containers").join(CORE0);
     assert_eq!(fs::read(protected(&images)).unwrap(), b"protected");
     end(daemon, &["control", "reboot"], RESTARTED);

@@ -239,7 +239,7 @@ fn is_eio<T: std::fmt::Debug>(result: io::Result<T>) -> bool {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_volume_keeps_what_is_written_and_hides_it_where_it_is_encrypted() {
     for mode in MODES {
         let images = Images::new(mode);
@@ -262,7 +262,7 @@ fn a_volume_keeps_what_is_written_and_hides_it_where_it_is_encrypted() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn volumes_of_dmsetup_open_here_and_ours_open_there() {
     for mode in MODES {
         let images = Images::formatted(mode);
@@ -280,7 +280,7 @@ fn volumes_of_dmsetup_open_here_and_ours_open_there() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_changed_byte_of_the_image_is_an_io_error_there_and_nowhere_else() {
     for mode in DETECTING {
         let images = Images::formatted(mode);
@@ -293,7 +293,7 @@ fn a_changed_byte_of_the_image_is_an_io_error_there_and_nowhere_else() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_wrong_key_is_an_io_error() {
     for mode in DETECTING {
         let images = Images::formatted(mode);
@@ -308,7 +308,7 @@ fn a_wrong_key_is_an_io_error() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn sectors_that_were_never_written_cannot_be_read() {
     for mode in DETECTING {
         let images = Images::new(mode);
@@ -319,7 +319,7 @@ fn sectors_that_were_never_written_cannot_be_read() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_verified_image_is_read_only_and_its_corruption_an_io_error() {
     let control = Control::open().unwrap();
     for algorithm in ["sha256", "sha512"] {
@@ -398,7 +398,7 @@ fn verified_image(control: &Control, algorithm: &str, salt: &str) {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn removal_waits_for_a_late_closer_as_long_as_it_was_told() {
     let images = Images::formatted(Mode::EncryptOnly);
     let open = images.open(&key(0));
@@ -423,7 +423,7 @@ fn removal_waits_for_a_late_closer_as_long_as_it_was_told() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_device_in_use_can_go_with_its_last_user() {
     let images = Images::formatted(Mode::EncryptOnly);
     let open = images.open(&key(0));
@@ -443,7 +443,7 @@ fn a_device_in_use_can_go_with_its_last_user() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_device_has_a_node_while_it_exists_and_a_status_without_its_key() {
     let images = Images::formatted(Mode::IntegrityEncrypt);
     let open = images.open(&key(0));
@@ -466,7 +466,7 @@ fn a_device_has_a_node_while_it_exists_and_a_status_without_its_key() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_second_device_of_the_same_name_or_uuid_is_refused_in_words() {
     let images = Images::new(Mode::EncryptOnly);
     let open = images.open(&key(0));
@@ -491,7 +491,7 @@ fn a_second_device_of_the_same_name_or_uuid_is_refused_in_words() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_table_that_the_kernel_refuses_leaves_no_device() {
     let control = Control::open().unwrap();
     let before = control.list().unwrap();
@@ -517,7 +517,7 @@ fn a_table_that_the_kernel_refuses_leaves_no_device() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn targets_are_found_with_their_modules() {
     let control = Control::open().unwrap();
     for name in ["crypt", "integrity", "verity"] {
@@ -533,7 +533,7 @@ fn targets_are_found_with_their_modules() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn a_missing_control_node_is_made() {
     drop(Control::open().unwrap());
     fs::remove_file("/dev/mapper/control").unwrap();
@@ -543,7 +543,7 @@ fn a_missing_control_node_is_made() {
 }
 
 #[test]
-#[ignore = "needs device-mapper; run in the QEMU guest"]
+#[ignore = "needs device-mapper; `make test-device` runs it"]
 fn scanners_are_told_to_keep_off_and_nobody_is_waited_for() {
     use rustix::net::{
         AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with,

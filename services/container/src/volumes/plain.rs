@@ -40,12 +40,21 @@ impl Backend for Unprotected {
             .map_err(|error| VolumeError::failed(&site.image, error))
     }
 
-    fn open(&self, site: &Site, volume: &Volume, _: &Key) -> Result<OpenVolume, VolumeError> {
+    fn open(&self, site: &Site, volume: &Volume, key: &Key) -> Result<OpenVolume, VolumeError> {
         tracing::warn!(
             image = %site.image.display(),
-            "nothing notices changes of what core0 stores here: this kernel has no device-mapper with `crypt` and `integrity`"
+            "nothing notices changes of what core0 stores here: the kernel that made it had no device-mapper with \
+             `crypt` and `integrity`"
         );
-        open(&site.image, volume, &site.mount)
+        match open(&site.image, volume, &site.mount) {
+            // A wipe would take the volumes that stay for another kernel as well.
+            Err(error @ VolumeError::Damaged { .. }) => {
+                tracing::error!(%error, "what core0 has stored here is damaged; the volume begins anew");
+                self.format(site, volume, key)?;
+                open(&site.image, volume, &site.mount)
+            }
+            opened => opened,
+        }
     }
 
     fn devices(&self, _: &Site) -> Vec<String> {

@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used)]
-use std::{fs::create_dir_all, os::unix::fs::symlink, thread::sleep, time::Duration};
+use std::{fs::create_dir_all, os::unix::fs::symlink};
 
-use evdev::{AttributeSet, InputEvent, uinput::VirtualDevice};
 use proptest::prelude::*;
 
 use super::*;
@@ -212,48 +211,4 @@ fn what_is_no_input_device_does_not_open() {
             .unwrap_err()
             .is_absence()
     );
-}
-
-/// A keypad of the kernel's making, and its device node.
-fn virtual_keypad() -> (VirtualDevice, PathBuf) {
-    let keys: AttributeSet<KeyCode> = (1..=96).map(KeyCode).collect();
-    let builder = VirtualDevice::builder().unwrap().name("keypad");
-    let mut device = builder.with_keys(&keys).unwrap().build().unwrap();
-    let node = device.enumerate_dev_nodes_blocking().unwrap().next();
-    (device, node.unwrap().unwrap())
-}
-
-#[test]
-#[ignore = "needs /dev/uinput; run in the QEMU guest"]
-fn a_keypad_types_for_one_reader_alone_until_that_lets_go() {
-    let (mut device, node) = virtual_keypad();
-    let mut press = |code: KeyCode| {
-        let down = InputEvent::new(EventType::KEY.0, code.0, 1);
-        let up = InputEvent::new(EventType::KEY.0, code.0, 0);
-        device.emit(&[down]).unwrap();
-        device.emit(&[up]).unwrap();
-    };
-    let soon = || Instant::now() + Duration::from_millis(200);
-    let mut keypad = Keypad::open(&node).unwrap();
-    assert_eq!(keypad.next_key(soon()).unwrap(), None);
-    let busy = Keypad::open(&node).unwrap_err();
-    assert_eq!(busy.source.kind(), std::io::ErrorKind::ResourceBusy);
-    press(KeyCode::KEY_7);
-    press(KeyCode::KEY_ENTER);
-    assert_eq!(keypad.next_key(soon()).unwrap(), Some(Key::Digit(7)));
-    assert_eq!(keypad.next_key(soon()).unwrap(), Some(Key::Enter));
-    assert_eq!(keypad.next_key(soon()).unwrap(), None);
-    // More than the kernel keeps for a slow reader.
-    for _ in 0..1000 {
-        press(KeyCode::KEY_1);
-    }
-    let mut keys = std::iter::from_fn(|| keypad.next_key(soon()).transpose());
-    assert!(keys.any(|key| key.is_err()));
-    drop(keypad);
-    let mut keypad = Keypad::open(&node).unwrap();
-    press(KeyCode::KEY_2);
-    assert_eq!(keypad.next_key(soon()).unwrap(), Some(Key::Digit(2)));
-    drop(device);
-    sleep(Duration::from_millis(50));
-    assert!(keypad.next_key(soon()).is_err());
 }

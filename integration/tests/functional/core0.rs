@@ -25,10 +25,12 @@ use cml_integration::{
 };
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 
-const CORE0: &str = "00000000-0000-0000-0000-000000000000";
+pub const CORE0: &str = "00000000-0000-0000-0000-000000000000";
+/// What `device.conf` of the fixture says of configurations.
+pub const UNSIGNED: &str = "signed_configs: false";
 /// How pid_namespaces(7) shows the end of a machine.
-const RESTARTED: Option<i32> = Some(1);
-const SWITCHED_OFF: Option<i32> = Some(2);
+pub const RESTARTED: Option<i32> = Some(1);
+pub const SWITCHED_OFF: Option<i32> = Some(2);
 /// A machine of its own, as far as this one allows: without the cards of the host, and with a first program that starts the
 /// daemon again whenever it ends.
 const MACHINE: [&str; 10] = [
@@ -45,7 +47,7 @@ const MACHINE: [&str; 10] = [
 ];
 
 /// Puts `control` into a guest OS, as a file of the device.
-fn with_control(guest: &mut GuestOsConfig) {
+pub fn with_control(guest: &mut GuestOsConfig) {
     guest.mounts.push(GuestOsMount {
         image_file: "control".into(),
         mount_point: "/usr/bin/control".into(),
@@ -57,7 +59,7 @@ fn with_control(guest: &mut GuestOsConfig) {
 
 /// A device on which `core0` runs, for as long as the machine has no other: its control groups go by its uuid.
 #[derive(Debug)]
-struct Device {
+pub struct Device {
     daemon: Daemon,
     _only: UnixListener,
 }
@@ -77,11 +79,21 @@ impl DerefMut for Device {
 }
 
 fn device() -> Device {
-    device_with(|_| ())
+    device_from(UNSIGNED, |_| ())
 }
 
 /// One whose guest OS for `core0` has something more.
 fn device_with(more: impl FnOnce(&mut GuestOsConfig)) -> Device {
+    device_from(UNSIGNED, |daemon| {
+        daemon.add_guest("coreos", |guest| {
+            with_control(guest);
+            more(guest);
+        });
+    })
+}
+
+/// A device with these lines in its `device.conf`, in whose store something is laid out before it starts.
+pub fn device_from(lines: &str, lay_out: impl FnOnce(&mut Daemon)) -> Device {
     let only = SocketAddr::from_abstract_name("cml-test-core0").unwrap();
     let limit = Instant::now() + 10 * PATIENCE;
     let only = loop {
@@ -94,16 +106,14 @@ fn device_with(more: impl FnOnce(&mut GuestOsConfig)) -> Device {
     let plain = Setup::default();
     let device_conf = plain
         .device_conf
-        .replace("hostedmode: true", "hostedmode: false");
+        .replace("hostedmode: true", "hostedmode: false")
+        .replace(UNSIGNED, lines);
     let mut daemon = Daemon::prepared(Setup {
         device_conf: format!("{device_conf}c0os: \"coreos\"\n"),
         through: MACHINE.to_vec(),
         ..plain
     });
-    daemon.add_guest("coreos", |guest| {
-        with_control(guest);
-        more(guest);
-    });
+    daemon.add_guest("coreos", with_control);
     daemon.add_guest("installer", |guest| {
         guest.feature_install_guest = Some(true);
         with_control(guest);
@@ -113,6 +123,7 @@ fn device_with(more: impl FnOnce(&mut GuestOsConfig)) -> Device {
     let control = shared.join("control");
     fs::copy(kit().init.with_file_name("control"), &control).unwrap();
     fs::set_permissions(&control, fs::Permissions::from_mode(0o755)).unwrap();
+    lay_out(&mut daemon);
     daemon.start();
     daemon.wait_for(CORE0, "RUNNING");
     Device {
@@ -122,13 +133,13 @@ fn device_with(more: impl FnOnce(&mut GuestOsConfig)) -> Device {
 }
 
 /// What `control` says inside a container.
-fn inside(daemon: &Daemon, container: &str, words: &[&str]) -> Output {
+pub fn inside(daemon: &Daemon, container: &str, words: &[&str]) -> Output {
     let run = ["run", container, "nopty", "control", "--format", "text"];
     daemon.control().run(&[&run[..], words].concat())
 }
 
 /// Ends the device from inside `core0`.
-fn end(mut daemon: Device, words: &[&str], signal: Option<i32>) {
+pub fn end(mut daemon: Device, words: &[&str], signal: Option<i32>) {
     let run = ["run", CORE0, "nopty"];
     daemon.control().run(&[&run[..], words].concat());
     assert_eq!(daemon.wait().signal(), signal, "{}", daemon.log());

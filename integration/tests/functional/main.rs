@@ -7,6 +7,7 @@ mod autostart;
 mod command_line;
 mod configuration;
 mod core0;
+mod core0_fallback;
 mod debian;
 mod devices;
 mod encryption;

@@ -149,6 +149,9 @@ events! {
         Wipe = "container-wipe",
         /// Ours: a running container was taken over from a daemon that is gone.
         Adopt = "container-adopt",
+        /// Ours: `core0` is started with another configuration, as the stored one comes to nothing; `reason`, `failed`,
+        /// `instead`.
+        FallBack = "container-fallback",
         /// Ours: a command runs in a container; `command` is its first word.
         Exec = "container-exec",
         /// Ours: a container was frozen.

@@ -27,6 +27,7 @@ use cml_wire::{proto::ContainerConfig, text};
 use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::{
+    core0::{Life, PROOF},
     ending::{self, RebootBrake},
     env::Env,
     fsm::{self, Event, Refusal, State},
@@ -65,6 +66,8 @@ pub struct One {
     /// The polite request that is under way.
     asking: Option<SpawnHandle>,
     brake: RebootBrake,
+    /// How often in a row `core0` has rebooted itself before it had run well.
+    hasty_reboots: u32,
     /// Whoever changes its devices does so in turn.
     device_changes: Arc<Mutex<()>>,
     /// There was news of devices while it was being launched.
@@ -101,6 +104,7 @@ impl One {
             limit: None,
             asking: None,
             brake: RebootBrake::default(),
+            hasty_reboots: 0,
             device_changes: Arc::default(),
             missed_devices: false,
             pausing: None,
@@ -182,7 +186,12 @@ impl One {
             view.state = next;
             view.control = control.filter(|_| next.listens());
             view.started = started.filter(|_| !next.is_at_rest());
+            view.well &= !matches!(next, State::Starting { .. });
         });
+        if next == State::Running && self.id.is_core0() {
+            let well = |one: &mut Self, _: &mut _| one.view.send_modify(|view| view.well = true);
+            self.limit = Some(context.run_later(PROOF, well));
+        }
         let state = match next {
             // As tables call it.
             State::ShuttingDown => "SHUTTING_DOWN",
@@ -236,14 +245,11 @@ impl One {
                         }
                     }
                     one.view.send_modify(|view| view.last_end = Some(end));
-                    let insistent = match one.id.is_core0() {
-                        // A device without it is of no use to anybody; but if nobody knows, it may have been switched off.
-                        true => ended != Ended::Unknown,
-                        false => one.config().restart_on_failure(),
+                    let again = match one.id.is_core0() {
+                        true => !one.ended_in_vain(ended) && ending::is_reboot(ended),
+                        false => ending::is_reboot(ended) || one.restarts_after(ended),
                     };
-                    let again = insistent && ending::is_failure(ended);
-                    let reboot = ending::is_reboot(ended) || again;
-                    one.report(Event::Ended { reboot }, context);
+                    one.report(Event::Ended { reboot: again }, context);
                 }),
         );
         if let Some(socket) = live.service.take() {
@@ -254,6 +260,30 @@ impl One {
             context.spawn(lost.map(Self::emulator_lost));
         }
         self.live = Some(live);
+    }
+
+    fn restarts_after(&self, ended: Ended) -> bool {
+        self.config().restart_on_failure() && ending::is_failure(ended)
+    }
+
+    /// Whether `core0` has come to nothing: whoever keeps it decides then how it is started again (`core0.rs`).
+    fn ended_in_vain(&mut self, ended: Ended) -> bool {
+        let well = self.view.borrow().well;
+        let life = Life {
+            ended,
+            asked: self.state() == State::ShuttingDown,
+            well,
+            reboots: self.hasty_reboots,
+        };
+        self.hasty_reboots = match well || !ending::is_reboot(ended) {
+            true => 0,
+            false => self.hasty_reboots.saturating_add(1),
+        };
+        let in_vain = life.was_in_vain();
+        if in_vain {
+            self.view.send_modify(|view| view.failed = true);
+        }
+        in_vain
     }
 
     /// Nothing hangs: what nobody does any more does not exist for the guest (docs/adr/0041-system-calls.md).

@@ -152,6 +152,7 @@ pub(crate) mod tests {
         let view = View {
             control: None,
             failed: false,
+            well: false,
             last_end: None,
             config: Arc::default(),
             state: State::Running,

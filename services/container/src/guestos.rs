@@ -58,8 +58,9 @@ impl Followup {
 }
 
 impl Env {
-    /// The configurations of all containers, also of those that cannot be used at the moment, and those that
-    /// containers run with. One that nobody can understand has no guest OS; one that cannot be read may have any.
+    /// The configurations of all containers, also of those that cannot be used at the moment, those that containers
+    /// run with, and the one that `core0` goes back to when an update of it comes to nothing. One that nobody can
+    /// understand has no guest OS; one that cannot be read may have any.
     async fn configs_that_count(self: &Arc<Self>) -> Result<Vec<ContainerConfig>, ContainerError> {
         let env = self.clone();
         let read = move || -> Result<Vec<_>, ContainerError> {
@@ -73,6 +74,7 @@ impl Env {
                     all.extend(running.and_then(|one| text::parse(one.config.as_bytes()).ok()));
                 }
             }
+            all.extend(env.config_of_way_back());
             Ok(all)
         };
         self.storage.run(read).await.map_err(BusError::from)?

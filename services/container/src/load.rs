@@ -50,8 +50,10 @@ impl Env {
     pub(crate) async fn load_all(self: &Arc<Self>) -> Result<Vec<Loaded>, ContainerError> {
         let env = self.clone();
         let ids = self.storage.run(move || env.store.list()).await;
+        let ids = ids.map_err(BusError::from)??;
+        let has_core0 = ids.iter().any(|id| id.is_core0());
         let mut all = Vec::new();
-        for id in ids.map_err(BusError::from)?? {
+        for id in ids {
             if id.is_core0() && self.settings.core0.is_none() {
                 tracing::warn!("there is no core0 in hosted mode; its configuration is left alone");
                 continue;
@@ -65,7 +67,7 @@ impl Env {
             }
         }
         if !all.iter().any(|loaded| loaded.id.is_core0()) {
-            all.extend(self.built_in_core0().await);
+            all.extend(self.core0_instead(has_core0).await);
         }
         Ok(all)
     }
@@ -131,7 +133,7 @@ impl Env {
     }
 
     /// Tells the audit log who vouched for a configuration. Not in the container's own log: it may never exist.
-    fn accepted(
+    pub(crate) fn accepted(
         &self,
         id: ContainerId,
         accepted: Result<ContainerConfig, ContainerError>,
@@ -144,7 +146,7 @@ impl Env {
     }
 
     /// The configuration from exactly the bytes whose signature was checked (SEC-09).
-    async fn accept(
+    pub(crate) async fn accept(
         &self,
         bytes: &[u8],
         signature: Option<Signature>,

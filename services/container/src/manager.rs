@@ -95,6 +95,7 @@ impl Manager {
             audio: self.env.store.audio(loaded.id),
             control: None,
             failed: false,
+            well: false,
             last_end: None,
         });
         let (env, id) = (self.env.clone(), loaded.id);

@@ -29,8 +29,10 @@ pub struct View {
     pub audio: bool,
     /// Where it may send control commands, while it runs.
     pub control: Option<ControlSocket>,
-    /// Its last start has come to nothing: it ended without having run.
+    /// Its last start has come to nothing: it ended without having run. Of `core0` also: it ended as nobody wanted.
     pub failed: bool,
+    /// `core0` has run for long enough in this life that it can be relied on (`core0::PROOF`).
+    pub well: bool,
     /// How it came to an end the last time.
     pub last_end: Option<ContainerEnd>,
 }

@@ -3,7 +3,7 @@
 #
 # That of backports, because the kernel of Debian 12 does not know mapped owners on squashfs and tmpfs. FLAVOUR is
 # "amd64", which knows all kinds of hardware (default), or "cloud-amd64", which is half as large and knows that of
-# virtual machines.
+# virtual machines. The status is 69 if Debian cannot be asked: there is no network, or this is another system.
 set -eu
 
 out=$1
@@ -27,7 +27,11 @@ Dir::State::lists "$out/apt/lists";
 Dir::Cache "$out/apt/cache";
 APT::Sandbox::User "root";
 CONF
-apt-get -c "$out/apt/apt.conf" update -qq
+if ! { [ -f "$keys" ] && apt-get -c "$out/apt/apt.conf" -o APT::Update::Error-Mode=any update -qq; }; then
+    echo "Debian's list of kernels cannot be had" >&2
+    [ -f "$out/version" ] && exit 0
+    exit 69
+fi
 package=$(apt-cache -c "$out/apt/apt.conf" depends "$flavour/$release-backports" |
     sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p')
 [ -n "$package" ] || { echo "Debian has no kernel for $release-backports" >&2; exit 1; }

@@ -2,8 +2,9 @@
 # Runs the tests that need a kernel with device-mapper in a machine of their own: those of cml-sys that are
 # ignored elsewhere, and those of the whole system whose volumes and images then lie on real devices.
 #
-# test-device.sh [NAME [ARGUMENT...]]: all of them, or one test binary with these arguments.
-# The programs are there already, and tests have run once on this machine (`make test-device` sees to that).
+# test-device.sh [--short | NAME [ARGUMENT...]]: all of them, those of `make test`, or one test binary with these arguments.
+# The programs are there already, where CML_PROGRAMS says, and tests have run once on this machine (`make test-device` sees to
+# that).
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,9 +23,11 @@ payload=$vm/payload
 debug=$payload$target/debug
 rm -rf "$payload"
 mkdir -p "$debug/static" "$debug/deps" "$payload$project"
-for program in cmld control static/cml-init static/cml-probe; do
-    strip -g -o "$debug/$program" "$target/debug/$program"
-done
+# The programs that are tested are those that are shipped, as in the device (device.sh).
+programs=${CML_PROGRAMS:-out/programs}
+cp "$programs/cmld" "$programs/control" "$debug"
+cp "$programs/cml-init" "$debug/static"
+strip -g -o "$debug/static/cml-probe" "$target/debug/static/cml-probe"
 cp -a images "$payload$project"
 mkdir -p "$payload$project/integration"
 cp -a "$target/debug/test-kit" "$debug"
@@ -54,21 +57,30 @@ step() {
 "
 }
 STEPS
-    if [ $# -gt 0 ]; then
-        printf 'step'
-        for word in "$@"; do printf " '%s'" "$word"; done
-        echo
-    else
+    # The devices of `dm` have names that others would clash with. Here cgroup2 has all controllers, and no version 1 is mounted.
+    case ${1:-} in
+    '')
         cat <<'STEPS'
-# Their devices have names that others would clash with.
 step dm --ignored --test-threads 1
-step functional --include-ignored --test-threads 2 encryption volumes wipe verity
-# Here cgroup2 has all controllers, and no version 1 is mounted.
+step functional --include-ignored --test-threads 2 encryption wipe verity
 step functional --include-ignored --test-threads 2 resources::limits_are_kept_by_version_2_alone \
     resources::a_hog_of_memory devices::rules_are_kept_by_the_groups freezer
 step robustness --include-ignored --test-threads 2 damage
 STEPS
-    fi
+        ;;
+    --short)
+        cat <<'STEPS'
+step dm --ignored --test-threads 1
+step functional --include-ignored --test-threads 2 encryption::what_a_container_writes verity::a_block_that_was_changed \
+    resources::limits_are_kept_by_version_2_alone devices::rules_are_kept_by_the_groups freezer::a_frozen_container_does
+STEPS
+        ;;
+    *)
+        printf 'step'
+        for word in "$@"; do printf " '%s'" "$word"; done
+        echo
+        ;;
+    esac
     cat <<'STEPS'
 left=$(dmsetup ls)
 [ "$left" = "No devices found" ] || { echo "devices are left: $left"; failed=1; }

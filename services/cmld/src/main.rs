@@ -5,6 +5,7 @@
 mod args;
 mod compose;
 mod device;
+mod end;
 mod log;
 mod log_files;
 mod socket;
@@ -13,17 +14,14 @@ use std::{error::Error, process::exit};
 
 use args::Args;
 use clap::Parser;
-use cml_bus::{
-    actor::System,
-    api::{audit::Flush, container::Shutdown},
-    audit::Did,
-};
+use cml_bus::actor::System;
 use cml_sys::{
     net::{namespace::Namespace, pin::Place},
     power::Master,
 };
 use compose::{Places, Services, compose};
 use device::Device;
+use end::wind_down;
 use socket::RunDir;
 use tokio::{
     select,
@@ -146,21 +144,4 @@ async fn serve(
         () = signals.end() => tracing::warn!("ending at once; containers are left running"),
     }
     Ok(0)
-}
-
-/// Clients first, then the containers (ACT-06).
-async fn wind_down(services: &Services) {
-    let gateway = services.gateway.borrow_mut().take();
-    if let Some(gateway) = gateway
-        && let Err(error) = gateway.send(cml_gateway::Shutdown).await
-    {
-        tracing::warn!(%error, "the gateway did not end in an orderly way");
-    }
-    if let Err(error) = services.container.shutdown.call(Shutdown).await {
-        tracing::error!(%error, "containers are left running");
-    }
-    services.events.audit(Did::EndDaemon.here());
-    if let Err(error) = services.audit.flush.call(Flush).await {
-        tracing::error!(%error, "the last audit records are not on the disk");
-    }
 }

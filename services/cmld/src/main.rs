@@ -8,6 +8,7 @@ mod device;
 mod end;
 mod log;
 mod log_files;
+mod notify;
 mod socket;
 
 use std::{error::Error, process::exit};
@@ -22,6 +23,7 @@ use cml_sys::{
 use compose::{Places, Services, compose};
 use device::Device;
 use end::wind_down;
+use notify::News;
 use socket::RunDir;
 use tokio::{
     select,
@@ -85,6 +87,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
         let signals = Signals::new()?;
         let services = compose(&device, places, run.listen()?)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "cmld is ready");
+        notify::tell(News::Ready);
         serve(services, signals, &run).await
     });
     run.close();
@@ -137,6 +140,7 @@ async fn serve(
         }
     }
     tracing::info!("stopping all containers");
+    notify::tell(News::Stopping);
     // New clients shall learn at once that nobody serves them.
     run.close();
     select! {

@@ -314,12 +314,13 @@ impl Installer {
     ) -> Result<(), GuestOsError> {
         let flasher = self.catalogue.settings.flasher();
         let flashes = self.flashes(order, &staging)?;
-        let _turn = OUTSIDE.take().await;
+        let turn = OUTSIDE.take().await;
         let stem = order.stem();
         let (flash, named, config) = (flasher.clone(), stem.clone(), order.signed.data.clone());
         let any = !flashes.is_empty();
-        let write = move || flash.write(&named, &config, &flashes);
-        let written = self.checks.run(write).await.map_err(BusError::from)?;
+        // The turn is the writer's own: it does not stop when the service dies.
+        let write = move || (flash.write(&named, &config, &flashes), turn);
+        let (written, _turn) = self.checks.run(write).await.map_err(BusError::from)?;
         if any {
             self.catalogue
                 .audit(Did::FlashOs.with(&stem).result(&written));
@@ -342,11 +343,14 @@ impl Installer {
 
     /// Settles what a previous daemon has left of a flashing. Not before the list is known: a target may be slow.
     pub async fn recover_flashing(&self) {
-        let _turn = OUTSIDE.take().await;
+        let turn = OUTSIDE.take().await;
         let flasher = self.catalogue.settings.flasher();
         let store = self.catalogue.settings.store.clone();
-        let recovered = self.checks.run(move || flasher.recover(&store)).await;
-        if let Err(error) = recovered {
+        let recover = move || {
+            flasher.recover(&store);
+            drop(turn);
+        };
+        if let Err(error) = self.checks.run(recover).await {
             tracing::error!(%error, "an interrupted flashing was not settled");
         }
     }

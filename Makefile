@@ -1,8 +1,10 @@
 # The front door. `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help deps build install programs demo device-programs device qemu test test-kernel test-debian test-device test-long test-quiet unit integration lint bench fuzz audit debian
+.PHONY: help deps build-deps build install programs demo device-programs device qemu test test-kernel test-debian test-device test-long test-quiet unit integration lint bench fuzz audit debian
 
-PACKAGES := btrfs-progs build-essential busybox-static cryptsetup-bin e2fsprogs iproute2 libssl-dev nftables openssl pkg-config shellcheck softhsm2 squashfs-tools strace
+# What compiling takes, and what the daemon calls and the tests try besides.
+BUILD_PACKAGES := build-essential libssl-dev pkg-config
+PACKAGES := $(BUILD_PACKAGES) btrfs-progs busybox-static cryptsetup-bin e2fsprogs iproute2 nftables openssl shellcheck softhsm2 squashfs-tools strace
 BENCH_PACKAGES := crun runc
 KERNEL_PACKAGES := binutils cpio dmsetup kmod lz4 qemu-system-x86 xz-utils zstd
 DEVICE_PACKAGES := $(KERNEL_PACKAGES) fdisk mtools ovmf
@@ -17,7 +19,10 @@ help: ## List the targets
 deps: ## Install the packages that are missing (as root, Debian or Ubuntu)
 	@integration/deps.sh $(PACKAGES)
 
-build: deps ## Compile cmld, control and cml-init, optimised
+build-deps:
+	@integration/deps.sh $(BUILD_PACKAGES)
+
+build: build-deps ## Compile cmld, control and cml-init, optimised
 	cargo build --release --locked -p cmld -p control-cli
 	$(STATIC) --release -p cml-init
 	@install -D target/$(HOST)/release/cml-init target/release/cml-init
@@ -26,22 +31,32 @@ build: deps ## Compile cmld, control and cml-init, optimised
 PROGRAMS := target/release
 PREFIX := /usr/local
 SHARE = $(DESTDIR)$(PREFIX)/share
+DOC = $(SHARE)/doc/cml
+# systemd looks below no other prefix than these two.
+LOOKED_INTO = $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX),/usr/local)
+UNITDIR = $(LOOKED_INTO)/lib/systemd/system
+SYSUSERSDIR = $(LOOKED_INTO)/lib/sysusers.d
 
-install: build ## Install for this host below PREFIX (/usr/local), with a systemd unit and completions
-	install -D -t $(DESTDIR)$(PREFIX)/sbin $(PROGRAMS)/cmld $(PROGRAMS)/control
-	ln -sf control $(DESTDIR)$(PREFIX)/sbin/cml-control
+# Programs of another directory were built before.
+install: $(if $(filter target/release,$(PROGRAMS)),build) ## Install for this host below PREFIX (/usr/local), with a systemd unit and completions
+	install -D -t $(DESTDIR)$(PREFIX)/sbin $(PROGRAMS)/cmld
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/control
+	ln -sf control $(DESTDIR)$(PREFIX)/bin/cml-control
 	install -D -t $(DESTDIR)$(PREFIX)/libexec/cml $(PROGRAMS)/cml-init
-	install -D -m 644 -t $(SHARE)/doc/cml README.md docs/*.md
+	install -D -m 644 -t $(DOC) README.md ARCHITECTURE.md
+	install -D -m 644 -t $(DOC)/docs docs/*.md
+	install -D -m 644 -t $(DOC)/docs/adr docs/adr/*.md
+	install -D -m 644 -t $(DOC)/images images/README.md
 	mkdir -p $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	$(PROGRAMS)/control completions bash >$(SHARE)/bash-completion/completions/control
 	$(PROGRAMS)/control completions zsh >$(SHARE)/zsh/site-functions/_control
 	$(PROGRAMS)/control completions fish >$(SHARE)/fish/vendor_completions.d/control.fish
-	install -D -m 644 images/host/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/cml.conf
-	install -D -m 644 images/host/cmld.service $(DESTDIR)$(PREFIX)/lib/systemd/system/cmld.service
-	sed -i 's|@PREFIX@|$(PREFIX)|g' $(DESTDIR)$(PREFIX)/lib/systemd/system/cmld.service
+	install -D -m 644 images/host/sysusers.conf $(DESTDIR)$(SYSUSERSDIR)/cml.conf
+	install -D -m 644 images/host/cmld.service $(DESTDIR)$(UNITDIR)/cmld.service
+	sed -i 's|@PREFIX@|$(PREFIX)|g' $(DESTDIR)$(UNITDIR)/cmld.service
 
 # What a device runs; `control` is in guests as well, and needs none of their libraries.
-device-programs: build
+device-programs: deps build
 	@integration/deps.sh $(DEVICE_PACKAGES)
 	$(STATIC) --release -p control-cli
 	@install -D -t $(OUT)/programs target/release/cmld target/release/cml-init target/$(HOST)/release/control
@@ -52,7 +67,7 @@ device: device-programs ## Build a bootable device, with a disk image, into out/
 qemu: ## Boot what `make device` has built, with a console in core0
 	images/device/qemu.sh $(OUT)/device
 
-demo: build ## The main job, from an empty directory to a removed container, explained
+demo: deps build ## The main job, from an empty directory to a removed container, explained
 	@integration/demo.sh target/release $(OUT)
 
 # What the integration tests run: unoptimised, with the probe for the guest.
@@ -106,7 +121,7 @@ lint: deps ## Lint; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-bench: build ## Measure, side by side with crun and runc
+bench: deps build ## Measure, side by side with crun and runc
 	@integration/deps.sh $(BENCH_PACKAGES)
 	$(STATIC) --release -p cml-probe
 	@install -D -t target/release/static target/$(HOST)/release/cml-init target/$(HOST)/release/cml-probe

@@ -31,6 +31,8 @@ pub const UNSIGNED: &str = "signed_configs: false";
 /// How pid_namespaces(7) shows the end of a machine.
 pub const RESTARTED: Option<i32> = Some(1);
 pub const SWITCHED_OFF: Option<i32> = Some(2);
+/// What `control` returns when no daemon is there.
+const UNREACHABLE: i32 = 125;
 /// A machine of its own, as far as this one allows: without the cards of the host, and with a first program that starts the
 /// daemon again whenever it ends.
 const MACHINE: [&str; 10] = [
@@ -145,6 +147,51 @@ pub fn end(mut daemon: Device, words: &[&str], signal: Option<i32>) {
     assert_eq!(daemon.wait().signal(), signal, "{}", daemon.log());
 }
 
+/// Kills the first process of `core0`. The daemon counts in its own machine; a killer outside needs the number that the
+/// process has here.
+fn kill_core0(daemon: &Daemon) {
+    let inner = format!("\t{}\t1", daemon.init_pid(CORE0));
+    kill(|entry| {
+        let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let numbers = read("status");
+        let numbers = numbers.lines().find(|line| line.starts_with("NSpid:"));
+        numbers.is_some_and(|line| line.ends_with(&inner)) && read("cgroup").contains(CORE0)
+    });
+}
+
+/// Kills the daemon inside the machine, and waits for the next one.
+fn kill_daemon(daemon: &Daemon) {
+    // The only process of its program that has this directory as its base.
+    let base = daemon.base();
+    kill(|entry| {
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        words.starts_with(kit().cmld.as_os_str().as_encoded_bytes())
+            && String::from_utf8_lossy(&words).contains(base.to_str().unwrap())
+    });
+    eventually("another daemon", || {
+        let state = daemon.control().run(&["state", CORE0]);
+        (state.status == 0).then_some(())
+    });
+}
+
+/// Kills the one process that is meant.
+fn kill(is_it: impl Fn(&fs::DirEntry) -> bool) {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let found: Vec<_> = entries.filter(is_it).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let number = found[0].file_name().into_string().unwrap().parse().unwrap();
+    let process = rustix::process::Pid::from_raw(number).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Waits until `core0` runs with another first process than this one.
+fn wait_for_another_core0(daemon: &Daemon, pid: u32) {
+    eventually("another core0", || {
+        let runs = daemon.state(CORE0) == "RUNNING" && daemon.init_pid(CORE0) != pid;
+        runs.then_some(())
+    });
+}
+
 #[test]
 fn core0_is_there_without_a_configuration_and_commands_the_device_from_inside() {
     let daemon = device();
@@ -228,24 +275,8 @@ fn a_core0_that_dies_is_started_again_and_the_device_stays() {
     let daemon = device();
     daemon.running("web", "busybox");
     let pid = daemon.init_pid(CORE0);
-    // The daemon counts in its own machine; a killer outside needs the number that it has here.
-    let inner = format!("\t{pid}\t1");
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let is_it = |entry: &fs::DirEntry| {
-        let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-        let numbers = read("status");
-        let numbers = numbers.lines().find(|line| line.starts_with("NSpid:"));
-        numbers.is_some_and(|line| line.ends_with(&inner)) && read("cgroup").contains(CORE0)
-    };
-    for entry in processes.filter(is_it) {
-        let number = entry.file_name().into_string().unwrap().parse().unwrap();
-        let init = rustix::process::Pid::from_raw(number).unwrap();
-        rustix::process::kill_process(init, rustix::process::Signal::KILL).unwrap();
-    }
-    eventually("another core0", || {
-        let runs = daemon.state(CORE0) == "RUNNING" && daemon.init_pid(CORE0) != pid;
-        runs.then_some(())
-    });
+    kill_core0(&daemon);
+    wait_for_another_core0(&daemon, pid);
     assert_eq!(daemon.state("web"), "RUNNING");
     eventually("core0 is heard", || {
         (inside(&daemon, CORE0, &["reload"]).status == 0).then_some(())
@@ -323,32 +354,34 @@ fn a_guest_that_installs_guest_oses_hears_nothing_else_and_others_have_no_socket
 
 #[test]
 fn a_daemon_that_takes_over_hears_core0_and_still_ends_the_device_with_it() {
-    let daemon = device();
+    let mut daemon = device();
     daemon.running("installer", "installer");
     let pid = daemon.init_pid(CORE0);
-    // The only process of its program that has this directory as its base.
-    let base = daemon.base();
-    let is_daemon = |entry: &fs::DirEntry| {
-        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
-        let words = read("cmdline");
-        words.starts_with(kit().cmld.as_os_str().as_encoded_bytes())
-            && String::from_utf8_lossy(&words).contains(base.to_str().unwrap())
-    };
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let found: Vec<_> = entries.filter(is_daemon).collect();
-    assert_eq!(found.len(), 1);
-    let number = found[0].file_name().into_string().unwrap().parse().unwrap();
-    let killed = rustix::process::Pid::from_raw(number).unwrap();
-    rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
-    eventually("another daemon", || {
-        let state = daemon.control().run(&["state", CORE0]);
-        (state.status == 0).then_some(())
-    });
+    kill_daemon(&daemon);
     daemon.wait_for(CORE0, "RUNNING");
     assert_eq!(daemon.init_pid(CORE0), pid);
     eventually("core0 is heard", || {
         (inside(&daemon, CORE0, &["reload"]).status == 0).then_some(())
     });
     assert_eq!(inside(&daemon, "installer", &["list_guestos"]).status, 0);
+    // The reason may escape a daemon that is not its parent. Then core0 is there again, for another try.
+    eventually("the end of the device", || {
+        let off = daemon.control().run(&["run", CORE0, "nopty", "poweroff"]);
+        (off.status == UNREACHABLE).then_some(())
+    });
+    assert_eq!(daemon.wait().signal(), SWITCHED_OFF, "{}", daemon.log());
+}
+
+#[test]
+fn a_core0_that_was_taken_over_and_dies_is_started_again_and_the_device_stays() {
+    let daemon = device();
+    daemon.running("web", "busybox");
+    let pid = daemon.init_pid(CORE0);
+    kill_daemon(&daemon);
+    daemon.wait_for(CORE0, "RUNNING");
+    assert_eq!(daemon.init_pid(CORE0), pid);
+    kill_core0(&daemon);
+    wait_for_another_core0(&daemon, pid);
+    assert_eq!(daemon.state("web"), "RUNNING");
     end(daemon, &["poweroff"], SWITCHED_OFF);
 }

@@ -1,6 +1,11 @@
 //! Guest OSes whose images come from, or go to, places outside the store.
 
-use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, process::Command as Program};
+use std::{
+    fs,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::{Command as Program, Stdio},
+};
 
 use cml_integration::{Daemon, Host, Setup, http::Server, kit::kit, package::Package};
 use cml_wire::proto::guest_os_mount::Type;
@@ -56,6 +61,35 @@ fn a_flash_image_is_written_to_its_place_and_what_was_there_is_kept() {
     assert!(!backup.exists());
     let other = Package::new(&daemon, "foreign", 1, |guest| guest.hardware = "arm".into());
     assert!(other.refused(&daemon).contains("this machine is"));
+}
+
+#[test]
+fn a_kernel_that_is_being_written_when_the_daemon_is_told_to_end_is_installed_first() {
+    let server = Server::good();
+    let mut daemon = flashable(&server);
+    let target = daemon.path("boot/vmlinuz");
+    fs::write(&target, "the old kernel").unwrap();
+    daemon.stop();
+    // A disk on which it takes a while until everything is written.
+    let new = daemon.path("boot/.vmlinuz.cml-new").display().to_string();
+    let setup = Setup::with_failing("trace=fsync", "inject=fsync:delay_enter=3000000");
+    let slow = [setup.through, vec!["-P", new.leak()]].concat();
+    daemon = daemon.through(slow);
+    daemon.start();
+    let words = kernel(&daemon, 1, &target).words();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let mut client = daemon.control().command(&words);
+    let mut client = client.stderr(Stdio::null()).spawn().unwrap();
+    daemon.wait_for_log("flashing");
+    // Nobody waits for the end of it but the daemon itself.
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(fs::read(&target).unwrap() == kit().image(), "cut off");
+    daemon = daemon.through(Vec::new());
+    daemon.start();
+    assert!(daemon.control().ok(&["list_guestos"]).out.contains("FLASH"));
+    assert!(fs::read(&target).unwrap() == kit().image(), "taken back");
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod owners;
 mod pin;
 mod provisioning;
 mod resources;
+mod service_unit;
 mod verity;
 mod volumes;
 mod wipe;

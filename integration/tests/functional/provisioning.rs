@@ -10,6 +10,7 @@ use std::{
 use cml_integration::{
     Client, Daemon, IDENTITY, Setup, eventually,
     kit::{kit, openssl, run},
+    package::Package,
 };
 use cml_wire::proto::{
     ControllerToDaemon, DaemonToController,
@@ -467,6 +468,27 @@ fn a_hosted_daemon_stops_its_containers_for_a_reboot_and_goes_on() {
     }
     let again = daemon.control().ok(&["reboot"]);
     assert_eq!(again.out, "code: RESPONSE\nresponse: CMD_OK\n");
+    daemon.control().ok(&["start", "one"]);
+    daemon.wait_for("one", "RUNNING");
+    daemon.answers("one");
+}
+
+#[test]
+fn a_daemon_that_may_not_end_its_machine_says_so_and_goes_on() {
+    let plain = Setup::default();
+    let daemon = Daemon::new(Setup {
+        device_conf: plain.device_conf.replace("hostedmode: true\n", ""),
+        ..plain
+    });
+    daemon.wait_for_log("will not be restarted or switched off");
+    daemon.running("one", "busybox");
+    let output = daemon.control().ok(&["--format", "table", "reboot"]);
+    assert_eq!(
+        output.out,
+        "1 container was stopped; the machine is not rebooted, as its first program has not started cmld with --device\n"
+    );
+    // Nobody keeps what only the end of the machine would have given back.
+    Package::new(&daemon, "busybox", 1, |_| ()).pushed(&daemon);
     daemon.control().ok(&["start", "one"]);
     daemon.wait_for("one", "RUNNING");
     daemon.answers("one");

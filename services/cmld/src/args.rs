@@ -1,11 +1,14 @@
 //! The command line of the daemon.
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use clap::Parser;
 
-/// Where `cml-init` is installed, unless it lies beside the daemon.
-const INSTALLED_INIT: &str = "/usr/libexec/cml/cml-init";
+/// Where `cml-init` is below the prefix that the daemon is installed in, unless it lies beside it.
+const INSTALLED_INIT: &str = "libexec/cml/cml-init";
 
 const MORE_HELP: &str = "\
 Signals:
@@ -50,7 +53,7 @@ pub struct Args {
     pub device: bool,
 
     /// The static program that becomes every container [default: beside cmld, else
-    /// /usr/libexec/cml/cml-init]
+    /// ../libexec/cml/cml-init from there]
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 
@@ -75,14 +78,20 @@ impl Args {
 
     /// The program that becomes every container.
     pub fn init(&self) -> PathBuf {
-        let beside = || {
-            let daemon = env::current_exe().ok()?;
-            Some(daemon.with_file_name("cml-init")).filter(|path| path.exists())
-        };
+        let found = || Some(init_of(env::current_exe().ok()?.parent()?));
         self.init
             .clone()
-            .or_else(beside)
-            .unwrap_or_else(|| INSTALLED_INIT.into())
+            .or_else(found)
+            .unwrap_or_else(|| Path::new("/usr").join(INSTALLED_INIT))
+    }
+}
+
+/// The `cml-init` of a daemon in this directory.
+fn init_of(dir: &Path) -> PathBuf {
+    let beside = dir.join("cml-init");
+    match dir.parent() {
+        Some(prefix) if !beside.exists() => prefix.join(INSTALLED_INIT),
+        _ => beside,
     }
 }
 
@@ -96,6 +105,17 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_program_that_becomes_containers_is_found_wherever_both_were_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let sbin = dir.path().join("sbin");
+        let installed = dir.path().join("libexec/cml/cml-init");
+        assert_eq!(init_of(&sbin), installed);
+        std::fs::create_dir(&sbin).unwrap();
+        std::fs::write(sbin.join("cml-init"), "").unwrap();
+        assert_eq!(init_of(&sbin), sbin.join("cml-init"));
     }
 
     #[test]

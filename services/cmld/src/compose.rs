@@ -136,6 +136,8 @@ fn hand_out(ports: &Ports, events: &Events) -> Result<(Handed, Wiring), UphillCa
 pub struct Services {
     /// For the orderly end.
     pub container: ContainerPort,
+    /// The same.
+    pub guestos: GuestOsPort,
     /// For what is noted last.
     pub audit: AuditPort,
     /// The same.
@@ -240,9 +242,10 @@ pub fn compose(
             DeviceKeyType::EcP256 => DeviceKey::P256,
             DeviceKeyType::Rsa4096 => DeviceKey::Rsa4096,
         },
-        machine: match device.config.hostedmode {
-            true => Machine::Host,
-            false => Machine::Own(EndMachine::new(move |power| {
+        machine: match (device.config.hostedmode, places.master.has_the_right()) {
+            (true, _) => Machine::Host,
+            (false, false) => Machine::NoMaster,
+            (false, true) => Machine::Own(EndMachine::new(move |power| {
                 places.master.end_machine(power)
             })),
         },
@@ -310,6 +313,7 @@ pub fn compose(
     });
     Ok(Services {
         container: ports.container,
+        guestos: ports.guestos,
         audit: ports.audit,
         events,
         gateway,

@@ -5,25 +5,25 @@
 mod args;
 mod compose;
 mod device;
+mod end;
 mod log;
 mod log_files;
+mod notify;
 mod socket;
 
 use std::{error::Error, process::exit};
 
 use args::Args;
 use clap::Parser;
-use cml_bus::{
-    actor::System,
-    api::{audit::Flush, container::Shutdown},
-    audit::Did,
-};
+use cml_bus::actor::System;
 use cml_sys::{
     net::{namespace::Namespace, pin::Place},
     power::Master,
 };
 use compose::{Places, Services, compose};
 use device::Device;
+use end::wind_down;
+use notify::News;
 use socket::RunDir;
 use tokio::{
     select,
@@ -87,6 +87,7 @@ fn run(args: &Args) -> Result<i32, Box<dyn Error>> {
         let signals = Signals::new()?;
         let services = compose(&device, places, run.listen()?)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "cmld is ready");
+        notify::tell(News::Ready);
         serve(services, signals, &run).await
     });
     run.close();
@@ -139,6 +140,7 @@ async fn serve(
         }
     }
     tracing::info!("stopping all containers");
+    notify::tell(News::Stopping);
     // New clients shall learn at once that nobody serves them.
     run.close();
     select! {
@@ -146,21 +148,4 @@ async fn serve(
         () = signals.end() => tracing::warn!("ending at once; containers are left running"),
     }
     Ok(0)
-}
-
-/// Clients first, then the containers (ACT-06).
-async fn wind_down(services: &Services) {
-    let gateway = services.gateway.borrow_mut().take();
-    if let Some(gateway) = gateway
-        && let Err(error) = gateway.send(cml_gateway::Shutdown).await
-    {
-        tracing::warn!(%error, "the gateway did not end in an orderly way");
-    }
-    if let Err(error) = services.container.shutdown.call(Shutdown).await {
-        tracing::error!(%error, "containers are left running");
-    }
-    services.events.audit(Did::EndDaemon.here());
-    if let Err(error) = services.audit.flush.call(Flush).await {
-        tracing::error!(%error, "the last audit records are not on the disk");
-    }
 }

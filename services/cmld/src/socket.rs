@@ -169,17 +169,33 @@ fn lock(path: &Path, what: &Path) -> Result<File, RunError> {
         Err(Errno::WOULDBLOCK) => {
             let mut pid = String::new();
             let read = lock.read_to_string(&mut pid);
-            let known = read.is_ok() && pid.parse::<u32>().is_ok();
+            let pid = pid.parse().ok().filter(|_| read.is_ok());
             Err(RunError::Taken {
                 path: what.display().to_string(),
-                by: match known {
-                    true => format!(" (process {pid})"),
-                    false => String::new(),
+                by: match pid.filter(|pid| has_open(*pid, &lock)) {
+                    Some(pid) => format!(" (process {pid})"),
+                    None => String::new(),
                 },
             })
         }
         Err(error) => Err(io("lock", path)(error.into())),
     }
+}
+
+/// Whether this process has the file open. What stands in it may be the number of a daemon long dead, as the one that has
+/// the lock writes its own a moment later.
+fn has_open(pid: u32, file: &File) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let Ok(ours) = file.metadata().map(identity) else {
+        return false;
+    };
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    let mut found = files
+        .flatten()
+        .filter_map(|one| fs::metadata(one.path()).ok());
+    found.any(|found| identity(found) == ours)
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), RunError> {
@@ -206,6 +222,19 @@ mod tests {
         let groups = "root:x:0:\ncml-control-x:x:7:\ncml-control:x:123:alice\n";
         assert_eq!(group_id(groups), Some(123));
         assert_eq!(group_id("root:x:0:\n"), None);
+    }
+
+    #[test]
+    fn only_the_daemon_that_is_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let _held = lock(&path, &path).unwrap();
+        // Between the lock and the number: what the daemon before has left, or nothing.
+        for stale in ["1", "4194305", ""] {
+            fs::write(&path, stale).unwrap();
+            let refused = lock(&path, &path).unwrap_err().to_string();
+            assert!(!refused.contains("(process"), "{refused}");
+        }
     }
 
     #[test]

@@ -40,6 +40,10 @@ pub async fn run(env: Arc<Env>, entries: Vec<Entry>) {
     for entry in wanted {
         start(&env, &entry).await;
     }
+    // A daemon that ends has stopped what was started and forgets the mark: the next one starts everything.
+    if env.is_closing() {
+        return;
+    }
     // Only now: a daemon that dies meanwhile has the rest done by the next one.
     if let Err(error) = atomic::write_volatile(&mark(&env), boot.as_bytes(), 0o600) {
         tracing::warn!(%error, "containers may be started again by the next daemon");

@@ -9,7 +9,7 @@ use cml_bus::{
         audit::AuditPort,
         container::{
             Configs, ContainerError, ContainerPort, Create, PinEntry, PinNeeds, Reload, Remove,
-            Signature, Start, Status, Stop,
+            Shutdown, Signature, Start, Status, Stop,
         },
         guestos::{Find, GuestOsError, GuestOsPort, Installed, Resolve, Version},
         network::{NetworkPort, VirtualInterface},
@@ -23,12 +23,13 @@ use cml_bus::{
     testing::{Recorded, fake},
 };
 use cml_wire::proto::{ContainerState, ContainerTrust, GuestOsConfig};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{Defaults, Env, Manager, Policy, Settings, manager::Panic};
 
 struct Rig {
     port: ContainerPort,
+    guestos: GuestOsPort,
     trail: Trail,
     manager: Addr<Manager>,
     started: mpsc::UnboundedReceiver<Addr<Manager>>,
@@ -112,7 +113,7 @@ impl Rig {
         let env = Env::open(
             settings,
             token,
-            guestos,
+            guestos.clone(),
             AuditPort::default(),
             network,
             Events::new(trail.clone()),
@@ -135,6 +136,7 @@ impl Rig {
         });
         Self {
             port,
+            guestos,
             trail,
             manager: started.recv().await.unwrap(),
             started,
@@ -311,5 +313,43 @@ fn a_panic_of_the_service_costs_one_call_and_no_container() {
         );
         rig.port.remove.call(Remove { id }).await.unwrap();
         assert!(rig.states().await.is_empty());
+    });
+}
+
+#[test]
+fn a_daemon_that_ends_while_it_starts_containers_has_the_next_one_start_them() {
+    let dir = tempfile::tempdir().unwrap();
+    System::new().block_on(async {
+        let mut rig = Rig::new(dir.path(), false).await;
+        let wanted = "name: \"x\"\nguest_os: \"os\"\ntoken_type: NONE\nallow_autostart: true\n";
+        rig.create(wanted).await.unwrap();
+        let mark = dir.path().join("run/autostarted");
+        while !mark.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        std::fs::remove_file(&mark).unwrap();
+        // The start hangs until somebody lets it fail.
+        let (asked, fail) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tell, wait) = (asked.clone(), fail.clone());
+        rig.guestos.resolve.bind_fn(move |_| {
+            let (tell, wait) = (tell.clone(), wait.clone());
+            async move {
+                tell.notify_one();
+                wait.notified().await;
+                Err(not_installed("os"))
+            }
+        });
+        assert!(rig.manager.send(Panic).await.is_err());
+        rig.started.recv().await.unwrap();
+        asked.notified().await;
+        let end = async {
+            // It is closed when the halt waits for the start.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            fail.notify_one();
+        };
+        let (ended, ()) = tokio::join!(rig.port.shutdown.call(Shutdown), end);
+        ended.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!mark.exists());
     });
 }

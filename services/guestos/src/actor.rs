@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use cml_bus::{
     actor::{
         Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseActFuture,
-        ResponseFuture, WrapFuture, fut,
+        ResponseFuture, WrapFuture,
     },
     api::{
         guestos::{
             CopyImage, Find, GuestOsError, Installation, Installed, List, Purge, Push, Remove,
-            Rescan, Resolve, Resolved, ResolvedMount, Settle, Version,
+            Rescan, Resolve, Resolved, ResolvedMount, Settle, Settled, Version,
         },
         token::TokenPort,
     },
@@ -20,7 +20,7 @@ use cml_bus::{
 };
 use cml_wire::proto::{GuestOsConfig, GuestOsMount, guest_os_mount::Type};
 use cml_wire::rules::{has_image, is_component};
-use tokio::sync::{MutexGuard, broadcast::error::RecvError, oneshot};
+use tokio::sync::{broadcast::error::RecvError, oneshot};
 
 use crate::{
     catalogue::Catalogue,
@@ -28,6 +28,7 @@ use crate::{
     images::Images,
     install::Installer,
     select::select,
+    turns::OUTSIDE,
 };
 
 /// What the service needs to know of the device.
@@ -67,8 +68,6 @@ pub struct GuestOs {
     catalogue: Catalogue,
     images: Images,
     installer: Installer,
-    /// The device is about to end: nobody writes outside the store while this is there.
-    settled: Option<MutexGuard<'static, ()>>,
     events: Events,
     _watch: Watch,
 }
@@ -87,7 +86,6 @@ impl GuestOs {
             installer: Installer::new(catalogue.clone(), images.clone()),
             catalogue,
             images,
-            settled: None,
             events,
             _watch: watch,
         })
@@ -239,18 +237,10 @@ impl Handler<Rescan> for GuestOs {
 }
 
 impl Handler<Settle> for GuestOs {
-    type Result = ResponseActFuture<Self, Result<(), GuestOsError>>;
+    type Result = ResponseFuture<Result<Settled, GuestOsError>>;
 
     fn handle(&mut self, _: Settle, _: &mut Context<Self>) -> Self::Result {
-        if self.settled.is_some() {
-            return Box::pin(fut::ok(()));
-        }
-        let installer = self.installer.clone();
-        let settle = async move { installer.settle().await };
-        Box::pin(settle.into_actor(self).map(|settled, actor, _| {
-            actor.settled = Some(settled);
-            Ok(())
-        }))
+        Box::pin(async { Ok(Settled::new(OUTSIDE.settle().await)) })
     }
 }
 

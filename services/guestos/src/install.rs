@@ -31,12 +31,10 @@ use crate::{
     source::{CallersRoot, Source, for_this_machine, hardware},
     staging::{self, Staging},
     store,
+    turns::OUTSIDE,
     version::admit,
     wanted::{Needed, is_present, looks_present, needed},
 };
-
-/// Whoever writes outside the store does so in turn, across restarts of the service.
-static FLASHING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Files of one installation that are fetched at the same time.
 const AT_ONCE: usize = 2;
@@ -316,13 +314,13 @@ impl Installer {
     ) -> Result<(), GuestOsError> {
         let flasher = self.catalogue.settings.flasher();
         let flashes = self.flashes(order, &staging)?;
-        // Two guest OSes may have one target.
-        let _turn = FLASHING.lock().await;
+        let turn = OUTSIDE.take().await;
         let stem = order.stem();
         let (flash, named, config) = (flasher.clone(), stem.clone(), order.signed.data.clone());
         let any = !flashes.is_empty();
-        let write = move || flash.write(&named, &config, &flashes);
-        let written = self.checks.run(write).await.map_err(BusError::from)?;
+        // The turn is the writer's own: it does not stop when the service dies.
+        let write = move || (flash.write(&named, &config, &flashes), turn);
+        let (written, _turn) = self.checks.run(write).await.map_err(BusError::from)?;
         if any {
             self.catalogue
                 .audit(Did::FlashOs.with(&stem).result(&written));
@@ -343,18 +341,16 @@ impl Installer {
         committed
     }
 
-    /// Waits until nobody writes outside the store, and lets nobody begin while the answer is kept.
-    pub async fn settle(&self) -> tokio::sync::MutexGuard<'static, ()> {
-        FLASHING.lock().await
-    }
-
     /// Settles what a previous daemon has left of a flashing. Not before the list is known: a target may be slow.
     pub async fn recover_flashing(&self) {
-        let _turn = FLASHING.lock().await;
+        let turn = OUTSIDE.take().await;
         let flasher = self.catalogue.settings.flasher();
         let store = self.catalogue.settings.store.clone();
-        let recovered = self.checks.run(move || flasher.recover(&store)).await;
-        if let Err(error) = recovered {
+        let recover = move || {
+            flasher.recover(&store);
+            drop(turn);
+        };
+        if let Err(error) = self.checks.run(recover).await {
             tracing::error!(%error, "an interrupted flashing was not settled");
         }
     }

@@ -22,6 +22,7 @@ mod source;
 mod staging;
 mod store;
 mod tree;
+mod turns;
 mod verity;
 mod version;
 mod wanted;

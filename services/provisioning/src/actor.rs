@@ -8,8 +8,8 @@ use cml_bus::{
         container::{ContainerPort, StopAll},
         guestos::GuestOsPort,
         provisioning::{
-            Destroy, LogStream, Logs, ProvisioningError, PullCsr, PushCert, Reboot, Rebooted,
-            RemoveLogs, SetProvisioned, Stats,
+            Destroy, LogStream, Logs, Outlook, ProvisioningError, PullCsr, PushCert, Reboot,
+            Rebooted, RemoveLogs, SetProvisioned, Stats,
         },
         token::{DeviceKey, Identify, Identity, InstallCertificate, TokenError, TokenPort},
     },
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     dmi, logs,
-    machine::{Descent, Machine},
+    machine::{Descent, Machine, follow_without_right},
     stats,
 };
 
@@ -77,7 +77,7 @@ pub struct Provisioning {
     provision: Provision,
     provisioned: Provisioned,
     identity: Identifier,
-    /// `None` where the machine is somebody else's.
+    /// `None` where the daemon does not end the machine.
     descent: Option<Descent>,
     files: Pool,
     /// Each waits for its client.
@@ -102,7 +102,7 @@ impl Provisioning {
                 (ports.guestos.clone(), ports.container.clone()),
                 files.clone(),
             )),
-            Machine::Host => None,
+            Machine::Host | Machine::NoMaster => None,
         };
         Actor::start(Self {
             descent,
@@ -183,6 +183,14 @@ impl Actor for Provisioning {
             let followed = descent.follow(self.ports.events.clone());
             context.spawn(followed.into_actor(self));
         }
+        if let Machine::NoMaster = self.settings.machine {
+            tracing::warn!(
+                "this is a device (no `hostedmode: true` in device.conf), but its first program has not started cmld \
+                 with --device: the machine will not be restarted or switched off"
+            );
+            let followed = follow_without_right(self.ports.events.clone());
+            context.spawn(followed.into_actor(self));
+        }
     }
 }
 
@@ -253,10 +261,14 @@ impl Handler<Reboot> for Provisioning {
 
     fn handle(&mut self, _: Reboot, _: &mut Context<Self>) -> Self::Result {
         let (container, descent) = (self.ports.container.clone(), self.descent.clone());
+        let machine = match &self.settings.machine {
+            Machine::Host => Outlook::Hosted,
+            Machine::NoMaster => Outlook::NoMaster,
+            Machine::Own(_) => Outlook::GoesDown,
+        };
         self.ports.events.audit(Did::RebootDevice.here());
         Box::pin(async move {
             tracing::info!("a reboot is asked for; stopping all containers");
-            let machine = descent.is_some();
             let begun = descent.filter(Descent::begin);
             // core0 goes last, as whoever asks may be in there.
             let all = container.stop_all.call(StopAll { core0: false }).await;
@@ -267,7 +279,7 @@ impl Handler<Reboot> for Provisioning {
                 });
             }
             let all = all?;
-            if !machine && !all.left.is_empty() {
+            if machine != Outlook::GoesDown && !all.left.is_empty() {
                 let left: Vec<_> = all.left.iter().map(ToString::to_string).collect();
                 return Err(ProvisioningError::StillRunning(left.join(", ")));
             }

@@ -17,7 +17,7 @@ use cml_bus::{
     event::{Event, Events},
 };
 use cml_sys::power::Power;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 /// Ends the machine, and returns only if that fails.
 #[derive(Clone)]
@@ -41,6 +41,8 @@ impl fmt::Debug for EndMachine {
 pub enum Machine {
     /// The machine is somebody else's: its containers stop, and that is all (protocol.md 7.5).
     Host,
+    /// The machine should be the device, but the daemon has no right to end it (docs/adr/0060-device.md).
+    NoMaster,
     /// The machine is the device.
     Own(EndMachine),
 }
@@ -81,7 +83,9 @@ impl Descent {
     /// Has a kernel that is being written finished, and stops what still runs, `core0` last: it is the way of the others to
     /// the network. Then ends the machine.
     pub async fn finish(&self, power: Power) {
-        if let Err(error) = self.guestos.settle.call(Settle).await {
+        // Kept to the end. If the machine runs on, whoever waits to write may do so again.
+        let settled = self.guestos.settle.call(Settle).await;
+        if let Err(error) = &settled {
             tracing::error!(%error, "an installation is cut off");
         }
         for core0 in [false, true] {
@@ -105,22 +109,39 @@ impl Descent {
             Ok(Err(error)) => tracing::error!(%error, ?power, "the machine runs on"),
             Err(error) => tracing::error!(%error, ?power, "the machine runs on"),
         }
+        drop(settled);
     }
 
     /// Switches the device off when `core0` has ended.
     pub async fn follow(self, events: Events) {
         let mut events = events.subscribe();
-        loop {
-            match events.recv().await {
-                Ok(Event::Core0Ended) => {
-                    if self.begin() {
-                        tracing::warn!("core0 has ended: the device is switched off");
-                        self.finish(Power::Off).await;
-                    }
-                }
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
+        while core0_ended(&mut events).await {
+            if self.begin() {
+                tracing::warn!("core0 has ended: the device is switched off");
+                self.finish(Power::Off).await;
             }
+        }
+    }
+}
+
+/// Tells the operator of a machine that stays when `core0` has ended.
+pub async fn follow_without_right(events: Events) {
+    let mut events = events.subscribe();
+    while core0_ended(&mut events).await {
+        tracing::error!(
+            "core0 has ended, and the machine runs on, as its first program has not started cmld with --device; start \
+             cmld again for another core0"
+        );
+    }
+}
+
+/// Waits for the end of `core0`; false when nobody can tell any more.
+async fn core0_ended(events: &mut Receiver<Event>) -> bool {
+    loop {
+        match events.recv().await {
+            Ok(Event::Core0Ended) => return true,
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return false,
         }
     }
 }

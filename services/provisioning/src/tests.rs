@@ -12,10 +12,10 @@ use cml_bus::{
     actor::{System, spawn},
     api::{
         container::{ContainerPort, StoppedAll},
-        guestos::{GuestOsPort, Settle},
+        guestos::{GuestOsPort, Settle, Settled},
         provisioning::{
-            Destroy, LogItem, Logs, ProvisioningError, ProvisioningPort, PullCsr, PushCert, Reboot,
-            RemoveLogs, SetProvisioned,
+            Destroy, LogItem, Logs, Outlook, ProvisioningError, ProvisioningPort, PullCsr,
+            PushCert, Reboot, RemoveLogs, SetProvisioned,
         },
         token::{DeviceKey, Identify, Identity, TokenError, TokenPort},
     },
@@ -36,6 +36,8 @@ struct Rig {
     container: ContainerPort,
     identified: Recorded<Identify>,
     settled: Recorded<Settle>,
+    /// Somebody has it besides the test while nobody may write outside the store.
+    kept: Arc<()>,
     mode: Provisioned,
     events: Events,
 }
@@ -54,7 +56,9 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
         let told = events.clone();
         let (token, container) = (TokenPort::default(), ContainerPort::default());
         let guestos = GuestOsPort::default();
-        let settled = fake(&guestos.settle, |_| Ok(()));
+        let kept = Arc::new(());
+        let lent = kept.clone();
+        let settled = fake(&guestos.settle, move |_| Ok(Settled::new(lent.clone())));
         let identified = fake(&token.identify, |_| {
             Ok(Identity {
                 uuid: "u".into(),
@@ -97,6 +101,7 @@ fn with_service(dir: &Path, machine: Machine, test: impl AsyncFnOnce(Rig)) {
             container,
             identified,
             settled,
+            kept,
             mode: seen,
             events,
         })
@@ -173,7 +178,7 @@ fn a_reboot_stops_containers_and_reboots_only_a_machine_of_our_own() {
     with_service(dir.path(), Machine::Host, async |rig| {
         let _ = fake(&rig.container.stop_all, stopped(0));
         let done = rig.port.reboot.call(Reboot).await.unwrap();
-        assert_eq!((done.stopped, done.machine), (2, false));
+        assert_eq!((done.stopped, done.machine), (2, Outlook::Hosted));
         let _ = fake(&rig.container.stop_all, stopped(1));
         let error = rig.port.reboot.call(Reboot).await.unwrap_err();
         assert!(matches!(error, ProvisioningError::StillRunning(_)));
@@ -182,7 +187,7 @@ fn a_reboot_stops_containers_and_reboots_only_a_machine_of_our_own() {
     with_service(dir.path(), machine, async |rig| {
         let halted = fake(&rig.container.stop_all, stopped(1));
         let done = rig.port.reboot.call(Reboot).await.unwrap();
-        assert!(done.machine);
+        assert_eq!(done.machine, Outlook::GoesDown);
         assert!(ends.lock().unwrap().is_empty(), "the answer comes first");
         // core0 ends on the way: that is no second reason.
         rig.events.publish(Event::Core0Ended);
@@ -219,6 +224,64 @@ fn a_device_whose_core0_has_ended_is_switched_off_and_a_host_is_not() {
         rig.events.publish(Event::Core0Ended);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(halted.take().is_empty());
+    });
+}
+
+#[test]
+fn a_machine_that_cannot_be_ended_lets_others_write_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let end = move |_| {
+        tell.send(()).unwrap();
+        Err(cml_sys::Error::invalid("end", "the machine", "refused"))
+    };
+    let machine = Machine::Own(EndMachine::new(end));
+    with_service(dir.path(), machine, async |rig| {
+        let kept = rig.kept.clone();
+        let free = Arc::strong_count(&kept);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let note = seen.clone();
+        let _ = fake(&rig.container.stop_all, move |_| {
+            note.lock().unwrap().push(Arc::strong_count(&kept) > free);
+            Ok(StoppedAll {
+                stopped: 1,
+                left: vec![],
+            })
+        });
+        rig.events.publish(Event::Core0Ended);
+        while told.try_recv().is_err() || Arc::strong_count(&rig.kept) > free {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(
+            *seen.lock().unwrap(),
+            [true, true],
+            "nobody wrote meanwhile"
+        );
+        // And the next attempt is one.
+        rig.events.publish(Event::Core0Ended);
+        while told.try_recv().is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_is_not_the_master_of_the_machine_stops_containers_and_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    with_service(dir.path(), Machine::NoMaster, async |rig| {
+        let halted = fake(&rig.container.stop_all, |_| {
+            Ok(StoppedAll {
+                stopped: 2,
+                left: vec![],
+            })
+        });
+        let done = rig.port.reboot.call(Reboot).await.unwrap();
+        assert_eq!((done.stopped, done.machine), (2, Outlook::NoMaster));
+        let order: Vec<_> = halted.take().iter().map(|stop| stop.core0).collect();
+        assert_eq!(order, [false], "core0 could not be started again");
+        rig.events.publish(Event::Core0Ended);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(halted.take().is_empty() && rig.settled.take().is_empty());
     });
 }
 

@@ -28,6 +28,11 @@ impl Master {
         Self(told && getppid() == Some(Pid::INIT))
     }
 
+    /// Whether this process has the right.
+    pub fn has_the_right(self) -> bool {
+        self.0
+    }
+
     /// Writes out what the disks have not got yet, and ends the machine at once: no program is asked to end. In a
     /// process namespace of its own that ends the namespace only.
     ///
@@ -59,6 +64,7 @@ mod tests {
     fn a_process_of_an_operator_never_ends_the_machine() {
         // A test is never started by process 1.
         let master = Master::at_start(true);
+        assert!(!master.has_the_right());
         for power in [Power::Restart, Power::Off] {
             let refused = master.end_machine(power).unwrap_err().to_string();
             assert!(refused.contains("not its own"), "{refused}");

@@ -55,9 +55,26 @@ pub struct CopyImage {
 #[derive(Debug)]
 pub struct Rescan;
 
-/// The device is about to end: what is being written outside the store is finished, and nothing more is begun there.
+/// The device or the daemon is about to end: what is being written outside the store is finished. The answer comes then.
 #[derive(Debug)]
 pub struct Settle;
+
+/// Nothing is begun outside the store while this is kept, by anybody of those who have asked.
+pub struct Settled(Box<dyn Any + Send + Sync>);
+
+impl Settled {
+    /// Until `guard` is dropped.
+    pub fn new(guard: impl Any + Send + Sync) -> Self {
+        Self(Box::new(guard))
+    }
+}
+
+impl fmt::Debug for Settled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _ = &self.0;
+        f.write_str("Settled(..)")
+    }
+}
 
 /// Installs or updates a guest OS. The answer comes when the configuration was verified and the installation
 /// has begun, or was refused.
@@ -250,7 +267,7 @@ crate::request!(Find => Installed, GuestOsError, "guestos.find", 10 s);
 crate::request!(Resolve => Resolved, GuestOsError, "guestos.resolve", 300 s);
 crate::request!(CopyImage => (), GuestOsError, "guestos.copy_image", 300 s);
 crate::request!(Rescan => (), GuestOsError, "guestos.rescan", 60 s);
-crate::request!(Settle => (), GuestOsError, "guestos.settle", 300 s);
+crate::request!(Settle => Settled, GuestOsError, "guestos.settle", 300 s);
 crate::request!(Push => Installation, GuestOsError, "guestos.push", 60 s);
 crate::request!(Remove => (), GuestOsError, "guestos.remove", 60 s);
 crate::request!(Purge => (), GuestOsError, "guestos.purge", 60 s);
@@ -268,7 +285,7 @@ crate::service_port! {
         copy_image: CopyImage,
         /// Read the store again.
         rescan: Rescan,
-        /// Get ready for the end of the device.
+        /// Get ready for the end of the device or the daemon.
         settle: Settle,
         /// Install or update.
         push: Push,

@@ -23,7 +23,7 @@ pub struct PushCert {
 #[derive(Debug)]
 pub struct SetProvisioned;
 
-/// Stops all containers, then reboots the machine unless it is somebody else's (hosted mode).
+/// Stops all containers, then reboots the machine if it is the daemon's own.
 #[derive(Debug)]
 pub struct Reboot;
 
@@ -32,8 +32,19 @@ pub struct Reboot;
 pub struct Rebooted {
     /// So many containers ran and have stopped.
     pub stopped: usize,
-    /// The machine is about to go down. Never in hosted mode.
-    pub machine: bool,
+    /// What becomes of the machine.
+    pub machine: Outlook,
+}
+
+/// What becomes of the machine after a [`Reboot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// It is about to go down.
+    GoesDown,
+    /// It is a host: somebody else's.
+    Hosted,
+    /// It should be the daemon's own, but the daemon was not started as its master.
+    NoMaster,
 }
 
 /// Room on disks and in memory.

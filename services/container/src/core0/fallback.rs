@@ -33,8 +33,9 @@ impl Life {
     pub fn was_in_vain(self) -> bool {
         match self.ended {
             _ if self.asked => false,
-            // If nobody knows, it may have been switched off.
-            Ended::Unknown => false,
+            // It may have been switched off: then somebody has to do so again, while a device that a crash of cmld and one
+            // of core0 have switched off has to be visited.
+            Ended::Unknown => true,
             // Somebody may do that on purpose, but not on and on.
             _ if ending::is_reboot(self.ended) => !self.well && self.reboots + 1 >= TRIES,
             // An update whose init runs off its end must not switch the device off for good.
@@ -162,7 +163,7 @@ mod tests {
     fn a_device_is_switched_off_by_a_core0_that_means_it_and_by_no_other() {
         for well in [false, true] {
             assert!(!in_vain(SIGINT, well, 0), "switched off from inside");
-            assert!(!in_vain(Ended::Unknown, well, 0));
+            assert!(in_vain(Ended::Unknown, well, 0), "nobody knows");
             assert!(in_vain(SIGKILL, well, 0));
             assert!(in_vain(Ended::Exited(1), well, 0));
             assert_eq!(in_vain(Ended::Exited(0), well, 0), !well);

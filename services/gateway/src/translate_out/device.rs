@@ -1,6 +1,6 @@
 //! Replies to commands about the device (protocol.md 3.4, 7).
 
-use cml_bus::api::provisioning::{LogPart, ProvisioningError, Rebooted};
+use cml_bus::api::provisioning::{LogPart, Outlook, ProvisioningError, Rebooted};
 use cml_wire::proto::{
     DaemonToController, DeviceStats, LogMessage,
     daemon_to_controller::{Code, Response},
@@ -50,8 +50,11 @@ pub fn rebooted(result: Result<Rebooted, ProvisioningError>) -> DaemonToControll
                 many => format!("{many} containers were stopped"),
             };
             let then = match machine {
-                true => "the device reboots",
-                false => "the host is not rebooted, as the daemon runs in hosted mode",
+                Outlook::GoesDown => "the device reboots",
+                Outlook::Hosted => "the host is not rebooted, as the daemon runs in hosted mode",
+                Outlook::NoMaster => {
+                    "the machine is not rebooted, as its first program has not started cmld with --device"
+                }
             };
             DaemonToController {
                 done_text: Some(format!("{containers}; {then}")),

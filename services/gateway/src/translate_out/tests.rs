@@ -4,7 +4,7 @@ use cml_bus::{
     api::{
         container::{ContainerError, PinNeeds, Started, Stored},
         guestos::{GuestOsError, Version},
-        provisioning::{ProvisioningError, Rebooted},
+        provisioning::{Outlook, ProvisioningError, Rebooted},
         token::TokenError,
     },
     error::BusError,
@@ -228,12 +228,19 @@ fn success_has_the_code_of_its_command() {
     ] {
         assert_eq!(pushed_cert(Err(error)).response(), code);
     }
-    let reply = rebooted(Ok(Rebooted {
-        stopped: 2,
-        machine: false,
-    }));
-    assert_eq!(reply.response(), Response::CmdOk);
-    assert!(reply.done_text().starts_with("2 containers were stopped; "));
+    for (machine, then) in [
+        (Outlook::GoesDown, "the device reboots"),
+        (Outlook::Hosted, "hosted mode"),
+        (Outlook::NoMaster, "--device"),
+    ] {
+        let reply = rebooted(Ok(Rebooted {
+            stopped: 2,
+            machine,
+        }));
+        assert_eq!(reply.response(), Response::CmdOk);
+        let done = reply.done_text();
+        assert!(done.starts_with("2 containers were stopped; ") && done.ends_with(then));
+    }
     let id = ContainerId::CORE0;
     let reply = created(Ok(Stored {
         id,

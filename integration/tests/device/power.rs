@@ -3,7 +3,7 @@
 use cml_integration::machine::{Machine, Options, Shell};
 use serde_json::json;
 
-use crate::{answer, await_core0, create, outside, put_signed};
+use crate::{CORE0, answer, await_core0, create, outside, put_signed};
 
 /// Begins a command, and pulls the plug as soon as there is a sign that it is under way.
 #[track_caller]
@@ -117,11 +117,24 @@ fn the_end_of_core0_switches_the_machine_off() {
 
 #[test]
 #[ignore = "needs the device that `make test-device` builds"]
-fn the_keys_and_the_button_of_the_machine_stop_the_containers_first() {
+fn only_the_keys_and_the_button_end_the_machine_and_they_stop_the_containers_first() {
     let mut machine = outside(Options::default());
     create(&mut machine, "idle", "busybox", "token_type: NONE\n");
     machine.ok("control start idle");
     machine.wait_for("idle", "RUNNING");
+    // Neither the death of the daemon nor a reboot of the core0 that its successor has taken over.
+    let init =
+        format!("grep -o '\"pid\":[0-9]*' /run/socket/cmld/containers/{CORE0}.json | head -n 1");
+    let before = machine.ok(&init);
+    machine.ok("killall -9 cmld && sleep 1");
+    await_core0(&mut machine);
+    machine.ok("control run core0 nopty reboot");
+    machine.ok(&format!(
+        "while [ \"$({init})\" = '{}' ]; do sleep 1; done",
+        before.trim()
+    ));
+    await_core0(&mut machine);
+    assert!(answer(&mut machine, "state idle").contains("state: RUNNING"));
     let keys = ["ctrl", "alt", "delete"].map(|key| json!({ "type": "qcode", "data": key }));
     machine
         .beside()

@@ -58,6 +58,19 @@ pub enum CliError {
     /// What the daemon sent is no log file.
     #[error("cmld sent a log file with the name {0:?}, which is not stored")]
     BadLogName(String),
+    /// The shutdown has begun and takes its time.
+    #[error("stop: container {0} has not stopped yet; `control state {0}` tells when it has")]
+    NotStopped(String),
+    /// The shutdown has begun, and the daemon does not tell what became of it.
+    #[error(
+        "stop: container {name} is stopping, but it is not known whether it has stopped: {reason}"
+    )]
+    NotToldOfEnd {
+        /// As configured.
+        name: String,
+        /// What it answered.
+        reason: String,
+    },
     /// The operator did not confirm.
     #[error("nothing was done")]
     Declined,
@@ -78,6 +91,8 @@ impl CliError {
             Self::Resolve(_)
             | Self::Pin(_)
             | Self::Tty(_)
+            | Self::NotStopped(_)
+            | Self::NotToldOfEnd { .. }
             | Self::Declined
             | Self::File { .. }
             | Self::Store { .. }

@@ -85,10 +85,10 @@ macro_rules! passed_on {
     )+};
 }
 
-// The last column: whether core0 takes it too (protocol.md 3.5, 3.6).
+// The last column: whether core0 takes it too (protocol.md 3.5, 3.6). Frozen, it could not take it back.
 passed_on! {
     Stop => (), stop, false;
-    SetFrozen => (), set_frozen, true;
+    SetFrozen => (), set_frozen, false;
     SetDevice => (), set_device, true;
     SetAudio => Option<String>, set_audio, true;
     Exec => ExecSession, exec, true;

@@ -71,6 +71,12 @@ pub enum CliError {
         /// What it answered.
         reason: String,
     },
+    /// Nobody can be asked whether this may happen.
+    #[error(
+        "update_config: container {0} would get another token, and what it has stored would be deleted; nothing was \
+         done; --yes if that is meant"
+    )]
+    WouldWipe(String),
     /// The operator did not confirm.
     #[error("nothing was done")]
     Declined,
@@ -92,6 +98,7 @@ impl CliError {
             | Self::Pin(_)
             | Self::Tty(_)
             | Self::NotStopped(_)
+            | Self::WouldWipe(_)
             | Self::NotToldOfEnd { .. }
             | Self::Declined
             | Self::File { .. }

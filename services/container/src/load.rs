@@ -267,6 +267,9 @@ impl Env {
         let prepared = prepared.await?;
         let (id, bytes, signature) = (request.id, prepared.bytes, prepared.signature);
         let wipes = holder(id, &prepared.config)? != holder(id, present).unwrap_or_default();
+        if wipes && !request.may_wipe {
+            return Err(ContainerError::WouldWipe(id));
+        }
         self.in_turn(id, &self.storage, move |env| {
             env.store.replace(id, &bytes, signature.as_ref(), wipes)
         })

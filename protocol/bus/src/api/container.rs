@@ -57,6 +57,8 @@ pub struct UpdateConfig {
     pub config: Vec<u8>,
     /// Needed when the device wants signed configurations.
     pub signature: Option<Signature>,
+    /// Another token makes what is stored unreadable, so it is deleted then (protocol.md 3.4). Without this it is an error.
+    pub may_wipe: bool,
 }
 
 /// The answer to [`Create`] and [`UpdateConfig`].
@@ -343,6 +345,9 @@ pub enum ContainerError {
     /// The configuration cannot be accepted.
     #[error("the configuration is refused: {0}")]
     BadConfig(String),
+    /// The configuration was not to cost what is stored, and would have.
+    #[error("container {0} would get another token, and what it has stored would be deleted")]
+    WouldWipe(ContainerId),
     /// A guest OS that containers use is not removed.
     #[error("guest OS `{name}` is used by {users}; remove them first")]
     GuestOsInUse {

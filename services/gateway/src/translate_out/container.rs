@@ -107,6 +107,7 @@ fn start_code(error: &ContainerError) -> Response {
         | ContainerError::Signed(_)
         | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
+        | ContainerError::WouldWipe(_)
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
@@ -157,6 +158,7 @@ fn stop_code(error: &ContainerError) -> Response {
         | ContainerError::Signed(_)
         | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
+        | ContainerError::WouldWipe(_)
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::GuestOs(_)
         | ContainerError::Launch { .. }
@@ -214,7 +216,10 @@ pub fn created(result: Result<Stored, ContainerError>) -> DaemonToController {
             warnings: stored.warnings,
             ..configs(Ok(vec![(stored.id, stored.config)]))
         },
-        Err(error) => empty_config(error.to_string()),
+        Err(error) => DaemonToController {
+            would_wipe: matches!(error, ContainerError::WouldWipe(_)).then_some(true),
+            ..empty_config(error.to_string())
+        },
     }
 }
 

@@ -67,6 +67,7 @@ fn errors() -> Vec<ContainerError> {
     ];
     all.extend(tokens().into_iter().map(ContainerError::Token));
     all.push(ContainerError::BadConfig(text()));
+    all.push(ContainerError::WouldWipe(id));
     all.push(ContainerError::GuestOsInUse {
         name: text(),
         users: text(),

@@ -236,12 +236,24 @@ fn success_has_the_code_of_its_command() {
     ] {
         let reply = rebooted(Ok(Rebooted {
             stopped: 2,
+            trouble: None,
             machine,
         }));
         assert_eq!(reply.response(), Response::CmdOk);
+        assert!(reply.warnings.is_empty());
         let done = reply.done_text();
         assert!(done.starts_with("2 containers were stopped; ") && done.ends_with(then));
     }
+    let reply = rebooted(Ok(Rebooted {
+        stopped: 0,
+        trouble: Some("web did not stop".into()),
+        machine: Outlook::GoesDown,
+    }));
+    assert_eq!(
+        reply.done_text(),
+        "no container was stopped; the device reboots"
+    );
+    assert_eq!(reply.warnings, ["web did not stop"]);
     let id = ContainerId::CORE0;
     let reply = created(Ok(Stored {
         id,

@@ -86,17 +86,8 @@ impl Manager {
             return;
         }
         let (tell, view) = watch::channel(View {
-            config: loaded.config,
-            state: State::Stopped,
-            known: false,
-            started: None,
-            created: loaded.created,
-            guest: loaded.guest,
             audio: self.env.store.audio(loaded.id),
-            control: None,
-            failed: false,
-            well: false,
-            last_end: None,
+            ..View::unknown(loaded.config, loaded.created, loaded.guest)
         });
         let (env, id) = (self.env.clone(), loaded.id);
         let port = OnePort::default();

@@ -47,6 +47,23 @@ pub struct Guest {
 }
 
 impl View {
+    /// Of a container of which nobody has looked yet whether it runs.
+    pub fn unknown(config: Arc<ContainerConfig>, created: u64, guest: Option<Guest>) -> Self {
+        Self {
+            config,
+            state: State::Stopped,
+            known: false,
+            started: None,
+            created,
+            guest,
+            audio: false,
+            control: None,
+            failed: false,
+            well: false,
+            last_end: None,
+        }
+    }
+
     /// The status on the wire (protocol.md 2.4).
     pub fn status(&self, id: ContainerId) -> ContainerStatus {
         ContainerStatus {

@@ -140,9 +140,9 @@ Examples:
   control --format json audit list";
 
 pub(super) const STATS_HELP: &str = "\
-Memory does not count what the kernel can drop at once. A column is `-` where the device does
-not count. With --format json there are counters since the start, and with --watch one
-document a line.
+Memory does not count what the kernel can drop at once; OOM KILLS are processes that were ended
+because it had run out, since the start. A column is `-` where the device does not count. With
+--format json there are counters since the start, and with --watch one document a line.
 
 Examples:
   control stats

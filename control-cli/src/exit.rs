@@ -199,7 +199,7 @@ fn ours(reply: &DaemonToController) -> Option<&str> {
         return reply.audit_broken.as_deref();
     }
     if reply.code == i32::from(Code::ContainerConfig) {
-        return Some("the daemon did not accept the configuration; its log says why");
+        return Some("the daemon gave no configuration; its log says why");
     }
     if reply.code == i32::from(Code::DeviceCsr) {
         return Some("the device gives no certificate request");

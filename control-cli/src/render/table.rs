@@ -17,9 +17,12 @@ pub fn reply(reply: &DaemonToController, words: Words<'_>, width: Option<usize>)
     match Code::try_from(reply.code) {
         // One that is looked at has more to say than a line.
         Ok(Code::ContainerStatus) if words.action == "state" => {
-            containers(&reply.container_status, width) + &ends(&reply.container_status)
+            let all = &reply.container_status;
+            containers(all, width) + &damages(all) + &ends(all)
         }
-        Ok(Code::ContainerStatus) => containers(&reply.container_status, width),
+        Ok(Code::ContainerStatus) => {
+            containers(&reply.container_status, width) + &damages(&reply.container_status)
+        }
         Ok(Code::GuestosConfigsList) => guestos(&reply.guestos_configs, width),
         Ok(Code::ContainerIfaces) => ifaces(reply, width),
         Ok(Code::ContainerStats) => super::stats::table(&reply.container_stats, &[], width),
@@ -49,6 +52,19 @@ fn containers(all: &[ContainerStatus], width: Option<usize>) -> String {
         // As many digits as commands need.
         Some(width) => listed(all, |uuid| uuid.chars().take(8).collect(), Some(width)),
     }
+}
+
+/// What keeps containers from being used.
+fn damages(all: &[ContainerStatus]) -> String {
+    let damaged = all
+        .iter()
+        .filter_map(|one| Some((one, one.damage.as_ref()?)));
+    damaged
+        .map(|(one, damage)| {
+            let (name, damage) = (printable(&one.name), printable(damage));
+            format!("{name}: its configuration cannot be used: {damage}\n")
+        })
+        .collect()
 }
 
 fn ends(all: &[ContainerStatus]) -> String {

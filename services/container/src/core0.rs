@@ -95,6 +95,7 @@ impl Env {
             guest: self.guest(ContainerId::CORE0, &config).await,
             config: Arc::new(config),
             created: 0,
+            damage: None,
         })
     }
 

@@ -35,6 +35,8 @@ pub struct View {
     pub well: bool,
     /// How it came to an end the last time.
     pub last_end: Option<ContainerEnd>,
+    /// Why its configuration cannot be used; it has no actor then.
+    pub damage: Option<String>,
 }
 
 /// What a guest OS makes of a container.
@@ -61,6 +63,7 @@ impl View {
             failed: false,
             well: false,
             last_end: None,
+            damage: None,
         }
     }
 
@@ -89,6 +92,7 @@ impl View {
                 .into(),
             audio: self.audio.then_some(true),
             last_end: self.last_end.clone(),
+            damage: self.damage.clone(),
         }
     }
 }

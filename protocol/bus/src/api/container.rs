@@ -336,6 +336,20 @@ pub enum ContainerError {
         /// What is damaged.
         reason: String,
     },
+    /// The container's stored configuration is damaged, or nobody vouches for it any more.
+    #[error(
+        "container {id}: its stored configuration cannot be used: {reason}; mend its file and `control reload`, or remove \
+         the container"
+    )]
+    Unusable {
+        /// Which container.
+        id: ContainerId,
+        /// Why not.
+        reason: String,
+    },
+    /// `core0` of a device that gives it none.
+    #[error("container {0} has no configuration of its own; `control update_config` gives it one")]
+    NoConfig(ContainerId),
     /// `core0` is managed by the device itself.
     #[error("this command is not available for core0")]
     Protected,

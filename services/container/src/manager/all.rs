@@ -33,7 +33,9 @@ impl Handler<WipeAll> for Manager {
     fn handle(&mut self, _: WipeAll, _: &mut Context<Self>) -> Self::Result {
         // core0 has to end for it, and with it the device: it keeps what it has, which is under no PIN anyway.
         let guests = self.entries.iter().filter(|entry| !entry.id.is_core0());
-        let wipes = at_once(guests.cloned().collect(), async |entry| entry.wipe().await);
+        let env = self.env.clone();
+        let wipe = async move |entry: &Entry| env.wipe_entry(entry).await;
+        let wipes = at_once(guests.cloned().collect(), wipe);
         let events = self.env.events.clone();
         Box::pin(async move {
             let mut outcome = Ok(());

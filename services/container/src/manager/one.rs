@@ -20,7 +20,7 @@ impl Handler<ChangePin> for Manager {
     fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
         let holder = match request.id.is_core0() {
             true => Err(ContainerError::Protected),
-            false => self.find(request.id).and_then(|entry| {
+            false => self.usable(request.id).and_then(|entry| {
                 let config = entry.view.borrow().config.clone();
                 holder(request.id, &config)?.ok_or_else(|| {
                     ContainerError::BadConfig("token_type NONE has no PIN to be changed".into())
@@ -47,7 +47,8 @@ impl Handler<Wipe> for Manager {
             true => Err(ContainerError::Protected),
             false => self.find(request.id).cloned(),
         };
-        Box::pin(async move { entry?.wipe().await })
+        let env = self.env.clone();
+        Box::pin(async move { env.wipe_entry(&entry?).await })
     }
 }
 

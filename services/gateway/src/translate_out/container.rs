@@ -62,9 +62,9 @@ fn start_code(error: &ContainerError) -> Response {
         | ContainerError::AlreadyRunning(_)
         | ContainerError::StillStopping(_) => Response::ContainerStartEexist,
         ContainerError::Protected => Response::CmdUnsupported,
-        ContainerError::Zombie(_) | ContainerError::Damaged { .. } => {
-            Response::ContainerCtrlEinternal
-        }
+        ContainerError::Zombie(_)
+        | ContainerError::Damaged { .. }
+        | ContainerError::Unusable { .. } => Response::ContainerCtrlEinternal,
         ContainerError::Token(token) => match token {
             TokenError::WrongPin | TokenError::WrongPinCounted { .. } => {
                 Response::ContainerStartPasswdWrong
@@ -108,6 +108,7 @@ fn start_code(error: &ContainerError) -> Response {
         | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
         | ContainerError::WouldWipe(_)
+        | ContainerError::NoConfig(_)
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
@@ -159,6 +160,8 @@ fn stop_code(error: &ContainerError) -> Response {
         | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
         | ContainerError::WouldWipe(_)
+        | ContainerError::Unusable { .. }
+        | ContainerError::NoConfig(_)
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::GuestOs(_)
         | ContainerError::Launch { .. }
@@ -192,7 +195,7 @@ pub fn status(result: Result<Vec<ContainerStatus>, ContainerError>) -> DaemonToC
     }
 }
 
-/// `GET_CONTAINER_CONFIG`: two parallel lists.
+/// `GET_CONTAINER_CONFIG`: two parallel lists. What cannot be read is not in them (protocol.md 3.4).
 pub fn configs(
     result: Result<Vec<(ContainerId, ContainerConfig)>, ContainerError>,
 ) -> DaemonToController {
@@ -204,6 +207,9 @@ pub fn configs(
                 container_configs,
                 ..bare(Code::ContainerConfig)
             }
+        }
+        Err(error @ (ContainerError::Unusable { .. } | ContainerError::NoConfig(_))) => {
+            empty_config(error.to_string())
         }
         Err(error) => failure(Response::CmdFailed, error),
     }

@@ -68,6 +68,8 @@ fn errors() -> Vec<ContainerError> {
     all.extend(tokens().into_iter().map(ContainerError::Token));
     all.push(ContainerError::BadConfig(text()));
     all.push(ContainerError::WouldWipe(id));
+    all.push(ContainerError::Unusable { id, reason: text() });
+    all.push(ContainerError::NoConfig(id));
     all.push(ContainerError::GuestOsInUse {
         name: text(),
         users: text(),
@@ -163,12 +165,14 @@ fn a_failed_query_says_why() {
         for reply in [
             status(Err(error.clone())),
             container_list(Err(error.clone())),
-            configs(Err(error.clone())),
             pin_entry(Err(error.clone())),
         ] {
             assert_eq!(reply.response(), Response::CmdFailed);
             assert_eq!(reply.error_text(), reason);
         }
+        let reply = configs(Err(error.clone()));
+        assert_eq!(reply.error_text(), reason);
+        assert!(reply.container_configs.is_empty());
         let reply = created(Err(error));
         assert_eq!(reply.code(), Code::ContainerConfig);
         assert!(reply.container_configs.is_empty() && reply.response.is_none());

@@ -54,7 +54,7 @@ at once if it runs, and deletes what it has stored with its key: the new token c
 a terminal you are asked first, unless you say --yes; a script is warned when it is done.
 
 Examples:
-  control config web > web.conf           and edit it
+  control --format table config web > web.conf     and edit it
   control update_config web web.conf
   control update_config web web.conf web.sig web.cert";
 

@@ -84,7 +84,7 @@ fn listed(all: &[ContainerStatus], uuid: impl Fn(&str) -> String, width: Option<
             state_name(one.state).into(),
             match one.state() {
                 // Never run, or ended.
-                ContainerState::Stopped => "-".into(),
+                ContainerState::Stopped | ContainerState::Zombie => "-".into(),
                 _ => uptime(one.uptime),
             },
             printable(&one.guestos),

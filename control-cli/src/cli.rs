@@ -133,7 +133,7 @@ pub enum Command {
         cert: Option<PathBuf>,
     },
     /// Give a container another configuration; one that runs takes it when it has stopped
-    #[command(name = "update_config", visible_alias = "update-config")]
+    #[command(name = "update_config", visible_alias = "update-config", after_help = UPDATE_HELP)]
     UpdateConfig {
         /// Name, UUID, or the first digits of the UUID, at least 8
         container: String,
@@ -144,6 +144,8 @@ pub enum Command {
         sig: Option<PathBuf>,
         /// Certificate of the signer, PEM
         cert: Option<PathBuf>,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// Delete a container completely: configuration, data, keys
     #[command(after_help = REMOVE_HELP)]

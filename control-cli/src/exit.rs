@@ -58,6 +58,25 @@ pub enum CliError {
     /// What the daemon sent is no log file.
     #[error("cmld sent a log file with the name {0:?}, which is not stored")]
     BadLogName(String),
+    /// The shutdown has begun and takes its time.
+    #[error("stop: container {0} has not stopped yet; `control state {0}` tells when it has")]
+    NotStopped(String),
+    /// The shutdown has begun, and the daemon does not tell what became of it.
+    #[error(
+        "stop: container {name} is stopping, but it is not known whether it has stopped: {reason}"
+    )]
+    NotToldOfEnd {
+        /// As configured.
+        name: String,
+        /// What it answered.
+        reason: String,
+    },
+    /// Nobody can be asked whether this may happen.
+    #[error(
+        "update_config: container {0} would get another token, and what it has stored would be deleted; nothing was \
+         done; --yes if that is meant"
+    )]
+    WouldWipe(String),
     /// The operator did not confirm.
     #[error("nothing was done")]
     Declined,
@@ -78,6 +97,9 @@ impl CliError {
             Self::Resolve(_)
             | Self::Pin(_)
             | Self::Tty(_)
+            | Self::NotStopped(_)
+            | Self::WouldWipe(_)
+            | Self::NotToldOfEnd { .. }
             | Self::Declined
             | Self::File { .. }
             | Self::Store { .. }
@@ -177,7 +199,7 @@ fn ours(reply: &DaemonToController) -> Option<&str> {
         return reply.audit_broken.as_deref();
     }
     if reply.code == i32::from(Code::ContainerConfig) {
-        return Some("the daemon did not accept the configuration; its log says why");
+        return Some("the daemon gave no configuration; its log says why");
     }
     if reply.code == i32::from(Code::DeviceCsr) {
         return Some("the device gives no certificate request");

@@ -9,12 +9,12 @@ use std::{
 };
 
 use cml_wire::proto::{
-    ContainerState,
+    ContainerConfig, ContainerState, DaemonToController,
     controller_to_daemon::Command,
     daemon_to_controller::{Code, Response},
 };
 use common::{
-    Daemon, UUID, bare, response, status_list,
+    Daemon, Peer, UUID, bare, response, status_list,
     terminal::{at_terminal, terminal},
     text,
 };
@@ -89,6 +89,96 @@ fn what_cannot_be_taken_back_is_asked_about() {
         );
         daemon.finish();
     }
+}
+
+/// Another configuration of `c`, as an option, and where it was written to.
+fn configuration() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.conf");
+    std::fs::write(&path, "name: \"c\"\nguest_os: \"os\"\n").unwrap();
+    let name = path.to_str().unwrap().to_owned();
+    (dir, name)
+}
+
+fn refuse_to_wipe(peer: &mut Peer) {
+    peer.resolve();
+    let request = peer.expect(Command::ContainerUpdateConfig);
+    assert_eq!(request.may_wipe, Some(false));
+    peer.send(&DaemonToController {
+        would_wipe: Some(true),
+        ..bare(Code::ContainerConfig)
+    });
+}
+
+fn updated(peer: &mut Peer) {
+    let request = peer.expect(Command::ContainerUpdateConfig);
+    assert_eq!(request.may_wipe, None);
+    assert!(request.container_config_file.is_some() && request.container_uuids == [UUID]);
+    peer.send(&DaemonToController {
+        container_uuids: vec![UUID.into()],
+        container_configs: vec![ContainerConfig::default()],
+        ..bare(Code::ContainerConfig)
+    });
+}
+
+#[test]
+fn an_update_that_deletes_what_is_stored_is_asked_about() {
+    for (answer, done) in [("n\n", false), ("\n", false), ("y\n", true)] {
+        let (mut master, slave) = terminal();
+        let (_dir, conf) = configuration();
+        let daemon = Daemon::start(move |peer| {
+            refuse_to_wipe(peer);
+            match done {
+                true => updated(peer),
+                false => assert_eq!(peer.next(), None),
+            }
+        });
+        master.write_all(answer.as_bytes()).unwrap();
+        let output = daemon
+            .control(&["update_config", "c", &conf])
+            .stdin(slave)
+            .output()
+            .unwrap();
+        let question = text(&output.stderr);
+        assert!(question.contains("Container c ("));
+        assert!(question.contains("Delete what it has stored?"));
+        assert_eq!(output.status.code(), Some(i32::from(!done)), "{answer}");
+        daemon.finish();
+    }
+}
+
+#[test]
+fn a_script_updates_as_it_always_did_and_so_does_who_says_yes() {
+    let (_dir, conf) = configuration();
+    let script = |peer: &mut Peer| {
+        peer.resolve();
+        updated(peer);
+    };
+    let output = Daemon::start(script).run(&["update_config", "c", &conf], b"");
+    assert_eq!(output.status.code(), Some(0));
+    let (_master, slave) = terminal();
+    let daemon = Daemon::start(script);
+    let mut client = at_terminal(&daemon, &["update_config", "-y", "c", &conf], &slave);
+    assert_eq!(client.wait().unwrap().code(), Some(0));
+    daemon.finish();
+}
+
+#[test]
+fn a_person_who_cannot_be_asked_loses_nothing() {
+    let (_master, slave) = terminal();
+    let daemon = Daemon::start(|peer| {
+        refuse_to_wipe(peer);
+        assert_eq!(peer.next(), None);
+    });
+    let status = daemon
+        .control(&["update_config", "c", "-"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(slave)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    daemon.finish();
 }
 
 #[test]

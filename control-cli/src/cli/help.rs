@@ -48,6 +48,16 @@ Examples:
   control stop web
   control stop web --no-wait";
 
+pub(super) const UPDATE_HELP: &str = "\
+Another `token_type` (SOFT if the configuration names none) or `pkcs11_module` kills the container
+at once if it runs, and deletes what it has stored with its key: the new token could not open it. On
+a terminal you are asked first, unless you say --yes; a script is warned when it is done.
+
+Examples:
+  control --format table config web > web.conf     and edit it
+  control update_config web web.conf
+  control update_config web web.conf web.sig web.cert";
+
 pub(super) const REMOVE_HELP: &str = "\
 A container that runs is killed. On a terminal you are asked first, unless you say --yes.
 
@@ -130,9 +140,9 @@ Examples:
   control --format json audit list";
 
 pub(super) const STATS_HELP: &str = "\
-Memory does not count what the kernel can drop at once. A column is `-` where the device does
-not count. With --format json there are counters since the start, and with --watch one
-document a line.
+Memory does not count what the kernel can drop at once; OOM KILLS are processes that were ended
+because it had run out, since the start. A column is `-` where the device does not count. With
+--format json there are counters since the start, and with --watch one document a line.
 
 Examples:
   control stats

@@ -87,11 +87,13 @@ fn best(as_kind: impl Fn(Kind) -> Finding, kind: Option<Kind>) -> Finding {
 }
 
 fn finding<M: Ruled>(kind: Kind, text: &[u8]) -> Finding {
-    let (config, mistakes) = rules::check::<M>(text);
+    let rules::Checked {
+        mistakes, remarks, ..
+    } = rules::check::<M>(text);
     Finding {
         kind,
         mistakes,
-        remarks: config.remarks(),
+        remarks,
     }
 }
 
@@ -205,6 +207,8 @@ mod tests {
         let found = |text: &str| examine(text.as_bytes(), None);
         let waits = found("name: \"a\" guest_os: \"g\" allow_autostart: true");
         assert!(waits.mistakes.is_empty() && waits.remarks.len() == 1);
+        let twice = found("hostedmode: true hostedmode: false");
+        assert!(twice.mistakes.is_empty() && twice.remarks.len() == 1);
         assert_eq!(found(" \n").remarks, [EMPTY]);
         let json = found("{\n \"name\": \"a\",\n \"guest_os\": \"g\"\n}\n");
         assert_eq!(

@@ -1,6 +1,9 @@
 //! What containers there are, and commands that need nothing but their target.
 
-use std::path::Path;
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+};
 
 use cml_wire::proto::{
     ControllerToDaemon, controller_to_daemon::Command, daemon_to_controller::Code,
@@ -8,7 +11,7 @@ use cml_wire::proto::{
 
 use super::{Context, file, input};
 use crate::{
-    cli::Doomed,
+    cli::{Confirm, Doomed},
     client::{self, Client},
     exit::CliError,
     render::{Words, is_at_rest, printable, state_name},
@@ -78,25 +81,45 @@ pub fn create(
     context.ask(context.connect()?, request, Code::ContainerConfig, words)
 }
 
-/// `update_config`
+/// `update_config`. One that would delete what the container has stored is not carried out before a person was asked; a
+/// script is warned afterwards.
 pub fn update_config(
     context: &Context<'_>,
     word: &str,
     conf: &Path,
     signed: Option<(&Path, &Path)>,
+    confirm: &Confirm,
 ) -> Result<u8, CliError> {
     // The files first: a missing one is found before anything is asked.
     let request = with_config(client::bare(Command::ContainerUpdateConfig), conf, signed)?;
-    let (client, container) = context.connect_to(word, Purpose::Change)?;
+    let (mut client, container) = context.connect_to(word, Purpose::Change)?;
+    let can_answer = io::stdin().is_terminal();
+    // Of whoever pipes the configuration in, the terminal is at standard error.
+    let person = can_answer || conf == "-" && io::stderr().is_terminal();
     let request = ControllerToDaemon {
-        container_uuids: vec![container.uuid],
+        container_uuids: vec![container.uuid.clone()],
+        may_wipe: (person && !confirm.yes).then_some(false),
         ..request
     };
+    let mut reply = client.call(request.clone())?;
+    if reply.would_wipe() {
+        let named = named(&container);
+        if !can_answer {
+            return Err(CliError::WouldWipe(named));
+        }
+        let lost = "gets another token with this configuration. Delete what it has stored?";
+        let question = format!("Container {named} {lost}{}", end_of(&container));
+        super::confirm(confirm, &question)?;
+        reply = client.call(ControllerToDaemon {
+            may_wipe: None,
+            ..request
+        })?;
+    }
     let words = Words {
         action: "update_config",
         done: "updated",
     };
-    context.ask(client, request, Code::ContainerConfig, words)
+    context.show(&reply, Code::ContainerConfig, words)
 }
 
 fn with_config(
@@ -144,13 +167,21 @@ fn ask_after(
 ) -> Result<u8, CliError> {
     let word = &doomed.target.container;
     let (client, container) = context.connect_to(word, Purpose::Change)?;
-    let named = format!("{} ({})", printable(&container.name), container.uuid);
-    let mut question = question(&named);
-    if !is_at_rest(container.state) {
-        question += &format!(" It is {} and will be killed.", state_name(container.state));
-    }
+    let question = question(&named(&container)) + &end_of(&container);
     super::confirm(&doomed.confirm, &question)?;
     tell(context, client, &container, command, words)
+}
+
+fn named(container: &Container) -> String {
+    format!("{} ({})", printable(&container.name), container.uuid)
+}
+
+/// What happens to one that runs.
+fn end_of(container: &Container) -> String {
+    match is_at_rest(container.state) {
+        true => String::new(),
+        false => format!(" It is {} and will be killed.", state_name(container.state)),
+    }
 }
 
 /// A command without parameters about one container.

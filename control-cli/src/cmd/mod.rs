@@ -118,9 +118,10 @@ pub fn dispatch(cli: Cli) -> Result<u8, CliError> {
             conf,
             sig,
             cert,
+            confirm,
         } => {
             let signed = sig.as_deref().zip(cert.as_deref());
-            containers::update_config(&context, &container, &conf, signed)
+            containers::update_config(&context, &container, &conf, signed, &confirm)
         }
         Command::Remove(doomed) => containers::remove(&context, &doomed),
         Command::Wipe(doomed) => containers::wipe(&context, &doomed),

@@ -7,7 +7,8 @@ use std::{
 
 use cml_wire::proto::{
     ContainerStartParams, ContainerState, ControllerToDaemon, DaemonToController,
-    controller_to_daemon::Command, daemon_to_controller::Code,
+    controller_to_daemon::Command,
+    daemon_to_controller::{Code, Response},
 };
 
 use super::Context;
@@ -29,7 +30,9 @@ const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_mil
 pub fn start(context: &Context<'_>, word: &str, key: Key, setup: bool) -> Result<u8, CliError> {
     // Counts only if present (protocol.md 2.1).
     let setup = setup.then_some(true);
-    let (_, container, reply) = ask(context, word, key, setup, Command::ContainerStart)?;
+    let (mut client, container) = context.connect_to(word, Purpose::Change)?;
+    let command = Command::ContainerStart;
+    let reply = ask(context, &mut client, &container, key, setup, command)?;
     let done = format!("container {} started", container.name);
     let words = Words {
         action: "start",
@@ -40,8 +43,20 @@ pub fn start(context: &Context<'_>, word: &str, key: Key, setup: bool) -> Result
 
 /// `stop`. The answer comes when the shutdown has begun; scripts see it at once, people when it is over.
 pub fn stop(context: &Context<'_>, word: &str, key: Key, wait: bool) -> Result<u8, CliError> {
-    let (mut client, container, reply) = ask(context, word, key, None, Command::ContainerStop)?;
-    let begun = exit::succeeded(&reply, Code::Response);
+    let (mut client, container) = context.connect_to(word, Purpose::Change)?;
+    let reply = match container.state == i32::from(ContainerState::Shutdown) {
+        // As whoever has begun it was told; the daemon would call it not running (protocol.md 3.6).
+        true => stop_begun(),
+        false => ask(
+            context,
+            &mut client,
+            &container,
+            key,
+            None,
+            Command::ContainerStop,
+        )?,
+    };
+    let wait = wait && exit::succeeded(&reply, Code::Response);
     let done = match wait {
         true => format!("container {} stopped", container.name),
         false => format!("container {} is stopping", container.name),
@@ -50,54 +65,52 @@ pub fn stop(context: &Context<'_>, word: &str, key: Key, wait: bool) -> Result<u
         action: "stop",
         done: &done,
     };
-    if context.format == Format::Text || !begun || !wait {
+    if wait && context.format == Format::Text {
         let status = context.show(&reply, Code::Response, words)?;
-        if begun && wait {
-            return wait_for_end(&mut client, &container).map(|stopped| stopped.unwrap_or(status));
-        }
-        return Ok(status);
+        return wait_for_end(&mut client, &container, STOP_LIMIT).map(|()| status);
     }
-    match wait_for_end(&mut client, &container)? {
-        None => context.show(&reply, Code::Response, words),
-        Some(status) => Ok(status),
+    if wait {
+        wait_for_end(&mut client, &container, STOP_LIMIT)?;
+    }
+    context.show(&reply, Code::Response, words)
+}
+
+fn stop_begun() -> DaemonToController {
+    DaemonToController {
+        code: Code::Response.into(),
+        response: Some(Response::ContainerStopOk.into()),
+        ..Default::default()
     }
 }
 
-/// Waits until the container has stopped; a status if it has not.
-fn wait_for_end(client: &mut Client, container: &Container) -> Result<Option<u8>, CliError> {
-    let end = Instant::now() + STOP_LIMIT;
+/// Waits until the container shuts down no longer. One that is not there any more has stopped, and so has one that
+/// somebody has started again.
+fn wait_for_end(
+    client: &mut Client,
+    container: &Container,
+    limit: Duration,
+) -> Result<(), CliError> {
+    let end = Instant::now() + limit;
     let [mut pause, longest] = LOOK_AGAIN;
+    let name = || printable(&container.name);
     loop {
         let reply = client.call(client::about(Command::GetContainerStatus, &container.uuid))?;
-        if !is_stopping(&reply) {
-            return Ok(None);
+        if reply.code != i32::from(Code::ContainerStatus) {
+            return Err(CliError::NotToldOfEnd {
+                name: name(),
+                reason: printable(&exit::reason(&reply)),
+            });
+        }
+        let mut found = reply.container_status.iter();
+        if !found.any(|one| one.state() == ContainerState::Shutdown) {
+            return Ok(());
         }
         if Instant::now() > end {
-            let name = printable(&container.name);
-            exit::complain(&format!(
-                "stop: container {name} has not stopped yet; `control state {name}` tells when it has"
-            ));
-            return Ok(Some(exit::REFUSED));
+            return Err(CliError::NotStopped(name()));
         }
         sleep(pause);
         pause = (pause * 2).min(longest);
     }
-}
-
-/// One that is not there any more has stopped, and so has one that somebody has started again. A daemon that does not
-/// tell is not asked again.
-fn is_stopping(reply: &DaemonToController) -> bool {
-    let one = reply.container_status.first();
-    one.is_some_and(|one| {
-        matches!(
-            one.state(),
-            ContainerState::Shutdown
-                | ContainerState::Running
-                | ContainerState::Setup
-                | ContainerState::Freezing
-                | ContainerState::Frozen
-        )
-    })
 }
 
 /// `change_pin`: of a container, or of the device.
@@ -133,16 +146,16 @@ pub fn change_pin(context: &Context<'_>, word: Option<&str>) -> Result<u8, CliEr
     context.ask(client, request, Code::Response, words)
 }
 
-/// The container and what the daemon answered.
+/// What the daemon answers to a command that may need a PIN.
 fn ask(
     context: &Context<'_>,
-    word: &str,
+    client: &mut Client,
+    container: &Container,
     key: Key,
     setup: Option<bool>,
     command: Command,
-) -> Result<(Client, Container, DaemonToController), CliError> {
-    let (mut client, container) = context.connect_to(word, Purpose::Change)?;
-    let key = pin::obtain(&mut client, &container, key, context.format)?;
+) -> Result<DaemonToController, CliError> {
+    let key = pin::obtain(client, container, key, context.format)?;
     let mut request = client::about(command, &container.uuid);
     request.container_start_params = Some(ContainerStartParams {
         // The sender wipes this copy.
@@ -150,6 +163,45 @@ fn ask(
         setup,
         ..Default::default()
     });
-    let reply = client.call(request)?;
-    Ok((client, container, reply))
+    Ok(client.call(request)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{os::unix::net::UnixListener, thread};
+
+    use cml_wire::{frame, proto::ContainerStatus};
+
+    use super::*;
+
+    #[test]
+    fn a_stop_that_takes_too_long_is_an_error_and_so_a_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut status = ContainerStatus::default();
+        status.set_state(ContainerState::Shutdown);
+        let reply = DaemonToController {
+            code: Code::ContainerStatus.into(),
+            container_status: vec![status],
+            ..Default::default()
+        };
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let asked = frame::read_frame::<ControllerToDaemon>(&mut stream).unwrap();
+            let bytes = frame::encode(&reply).unwrap();
+            std::io::Write::write_all(&mut stream, &bytes).unwrap();
+            asked
+        });
+        let mut client = Client::connect(&path).unwrap();
+        let container = Container {
+            uuid: "u".into(),
+            name: "web".into(),
+            state: 0,
+        };
+        let ended = wait_for_end(&mut client, &container, Duration::ZERO);
+        assert!(matches!(ended, Err(CliError::NotStopped(name)) if name == "web"));
+        assert!(daemon.join().unwrap().is_some());
+    }
 }

@@ -135,6 +135,7 @@ fn container(one: &ContainerStatus) -> Value {
         "trust_level": name!(ContainerTrust, one.trust_level),
         "cryptfs_mode": name!(CryptfsMode, one.cryptfs_mode),
         "audio": one.audio,
+        "damage": one.damage,
         "last_end": one.last_end.as_ref().map(|end| present(json!({
             "time": end.time,
             "reason": end.reason,

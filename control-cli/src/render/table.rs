@@ -17,9 +17,12 @@ pub fn reply(reply: &DaemonToController, words: Words<'_>, width: Option<usize>)
     match Code::try_from(reply.code) {
         // One that is looked at has more to say than a line.
         Ok(Code::ContainerStatus) if words.action == "state" => {
-            containers(&reply.container_status, width) + &ends(&reply.container_status)
+            let all = &reply.container_status;
+            containers(all, width) + &damages(all) + &ends(all)
         }
-        Ok(Code::ContainerStatus) => containers(&reply.container_status, width),
+        Ok(Code::ContainerStatus) => {
+            containers(&reply.container_status, width) + &damages(&reply.container_status)
+        }
         Ok(Code::GuestosConfigsList) => guestos(&reply.guestos_configs, width),
         Ok(Code::ContainerIfaces) => ifaces(reply, width),
         Ok(Code::ContainerStats) => super::stats::table(&reply.container_stats, &[], width),
@@ -51,6 +54,19 @@ fn containers(all: &[ContainerStatus], width: Option<usize>) -> String {
     }
 }
 
+/// What keeps containers from being used.
+fn damages(all: &[ContainerStatus]) -> String {
+    let damaged = all
+        .iter()
+        .filter_map(|one| Some((one, one.damage.as_ref()?)));
+    damaged
+        .map(|(one, damage)| {
+            let (name, damage) = (printable(&one.name), printable(damage));
+            format!("{name}: its configuration cannot be used: {damage}\n")
+        })
+        .collect()
+}
+
 fn ends(all: &[ContainerStatus]) -> String {
     let ended = all.iter().filter_map(|one| one.last_end.as_ref());
     ended
@@ -68,7 +84,7 @@ fn listed(all: &[ContainerStatus], uuid: impl Fn(&str) -> String, width: Option<
             state_name(one.state).into(),
             match one.state() {
                 // Never run, or ended.
-                ContainerState::Stopped => "-".into(),
+                ContainerState::Stopped | ContainerState::Zombie => "-".into(),
                 _ => uptime(one.uptime),
             },
             printable(&one.guestos),

@@ -75,6 +75,7 @@ fn status() -> ContainerStatus {
         cryptfs_mode: CryptfsMode::IntegrityEncrypt.into(),
         audio: None,
         last_end: None,
+        damage: None,
     }
 }
 
@@ -83,6 +84,26 @@ fn list() -> DaemonToController {
         container_status: vec![status()],
         ..bare(Code::ContainerStatus)
     }
+}
+
+#[test]
+fn what_keeps_a_container_from_being_used_is_told_wherever_it_is_shown() {
+    let mut reply = list();
+    reply.container_status[0].damage = Some("line 1\u{1b}".into());
+    let says = "minicontainer: its configuration cannot be used: line 1\\u{1b}\n";
+    for action in ["list", "state"] {
+        let words = Words { action, done: "" };
+        let table = Format::Table { width: None };
+        let shown = super::reply(table, &reply, Code::ContainerStatus, words).out;
+        assert!(shown.ends_with(says), "{shown}");
+    }
+    let words = Words {
+        action: "list",
+        done: "",
+    };
+    let shown = |format| super::reply(format, &reply, Code::ContainerStatus, words).out;
+    assert!(shown(Format::Json).contains("\"damage\": \"line 1"));
+    assert!(!shown(Format::Text).contains("damage"));
 }
 
 fn config() -> DaemonToController {

@@ -24,12 +24,14 @@ fn without_extensions(reply: &DaemonToController) -> DaemonToController {
         progress: None,
         done_text: None,
         warnings: Vec::new(),
+        would_wipe: None,
         container_status: reply
             .container_status
             .iter()
             .map(|status| ContainerStatus {
                 audio: None,
                 last_end: None,
+                damage: None,
                 ..status.clone()
             })
             .collect(),

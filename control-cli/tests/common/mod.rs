@@ -156,6 +156,7 @@ pub fn status_list() -> DaemonToController {
             cryptfs_mode: 4,
             audio: None,
             last_end: None,
+            damage: None,
         }],
         ..bare(Code::ContainerStatus)
     }

@@ -101,13 +101,13 @@ fn with_signed_configurations_only_signed_ones_are_created() {
     daemon.control().ok(&["start", "web"]);
     daemon.control().ok(&["stop", "web"]);
     daemon.wait_for("web", "STOPPED");
-    // Changed behind the daemon's back: ignored from the next reload on.
+    // Changed behind the daemon's back: not used from the next reload on.
     fs::write(&file, text.replace("busybox", "other")).unwrap();
     daemon.control().ok(&["reload"]);
-    assert_eq!(
-        daemon.control().ok(&["list"]).out,
-        "code: CONTAINER_STATUS\n"
-    );
+    assert_eq!(daemon.state("web"), "ZOMBIE");
+    let refused = daemon.control();
+    let refused = refused.refused(&["start", "web"], "CONTAINER_CTRL_EINTERNAL");
+    assert!(refused.err.contains("cannot be used"), "{refused:?}");
 }
 
 #[test]
@@ -132,7 +132,15 @@ fn reload_takes_new_and_changed_containers_in_and_leaves_running_ones_alone() {
         .lines()
         .filter_map(|line| Some(line.trim().strip_prefix("name: ")?.to_owned()))
         .collect();
-    assert_eq!(names, ["\"running\"", "\"renamed-stopped\"", "\"new\""]);
+    assert_eq!(
+        names,
+        [
+            "\"running\"",
+            "\"renamed-stopped\"",
+            "\"new\"",
+            "\"33333333-3333-4333-8333-333333333333\""
+        ]
+    );
     fs::remove_file(file(&stopped)).unwrap();
     daemon.control().ok(&["reload"]);
     let gone = daemon.control().run(&["state", "renamed-stopped"]);

@@ -211,7 +211,7 @@ fn core0_is_there_without_a_configuration_and_commands_the_device_from_inside() 
 }
 
 #[test]
-fn core0_is_neither_started_nor_stopped_nor_removed_by_command() {
+fn core0_is_neither_started_nor_stopped_nor_frozen_nor_removed_by_command() {
     let daemon = device();
     for (command, response) in [
         ("start", "CMD_UNSUPPORTED"),
@@ -219,6 +219,8 @@ fn core0_is_neither_started_nor_stopped_nor_removed_by_command() {
         // protocol.md 3.4
         ("remove", "CMD_FAILED"),
         ("wipe", "CMD_FAILED"),
+        // Nobody could thaw it.
+        ("freeze", "CMD_FAILED"),
     ] {
         let words = [command, CORE0];
         daemon.control().refused(&words, response);

@@ -6,6 +6,9 @@ use cml_integration::{
     Daemon, IDENTITY,
     encrypted::{images, prepared, sh, start, stop},
 };
+use cml_wire::proto::{
+    ControllerToDaemon, controller_to_daemon::Command, daemon_to_controller::Code,
+};
 
 fn names(dir: &std::path::Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -163,4 +166,37 @@ fn provisioned_mode_wipes_nothing() {
         daemon.control().refused(command, "CMD_UNSUPPORTED");
     }
     assert!(!images(&daemon, &uuid).is_empty());
+}
+
+#[test]
+fn an_update_that_may_not_wipe_changes_nothing_where_it_would() {
+    let (daemon, uuid) = prepared("");
+    start(&daemon);
+    assert_eq!(sh(&daemon, "echo x >/data/x").status, 0);
+    let mut client = daemon.client();
+    let mut update = |lines: &str, may_wipe| {
+        client.ask(&ControllerToDaemon {
+            container_uuids: vec![uuid.clone()],
+            container_config_file: Some(
+                format!("name: \"web\"\nguest_os: \"persistent\"\n{lines}").into_bytes(),
+            ),
+            may_wipe,
+            command: Command::ContainerUpdateConfig.into(),
+            ..Default::default()
+        })
+    };
+    let refused = update("token_type: NONE\n", Some(false));
+    assert_eq!(refused.code(), Code::ContainerConfig);
+    assert!(refused.would_wipe() && refused.container_configs.is_empty());
+    assert!(refused.error_text().contains("would be deleted"));
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    // The same token costs nothing.
+    let taken = update("ram_limit: 100\n", Some(false));
+    assert_eq!(taken.container_configs.len(), 1);
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    // A client that does not know the question gets what it always got (protocol.md 3.4).
+    let wiped = update("token_type: NONE\n", None);
+    assert_eq!(wiped.container_configs.len(), 1);
+    assert_eq!(daemon.state("web"), "STOPPED");
+    assert!(images(&daemon, &uuid).is_empty());
 }

@@ -214,3 +214,72 @@ fn what_an_interrupted_start_has_left_is_in_nobodys_way() {
     start(&daemon);
     stop(&daemon);
 }
+
+#[test]
+fn a_container_whose_configuration_is_damaged_is_still_there_and_says_why() {
+    let (mut daemon, uuid) = used();
+    let control = daemon.control();
+    let conf = daemon.base().join(format!("containers/{uuid}.conf"));
+    let good = fs::read(&conf).unwrap();
+    let damage = || {
+        fs::write(
+            &conf,
+            "name: \"web\"\nguest_os: \"persistent\"\nuserns: maybe\n",
+        )
+    };
+    // While it runs nothing happens to it, and whoever asks for the configuration learns why there is none.
+    start(&daemon);
+    damage().unwrap();
+    control.ok(&["reload"]);
+    assert_eq!(daemon.state("web"), "RUNNING");
+    let config = control.run(&["config", "web"]);
+    assert!(config.err.contains("line 3"), "{config:?}");
+    assert_eq!(config.status, 1);
+    stop(&daemon);
+    for again in ["reload", "start"] {
+        fs::write(&conf, &good).unwrap();
+        control.ok(&["reload"]);
+        assert_eq!(daemon.state("web"), "STOPPED");
+        damage().unwrap();
+        match again {
+            "reload" => drop(control.ok(&["reload"])),
+            _ => {
+                daemon.stop();
+                daemon.start();
+            }
+        }
+        assert_eq!(daemon.state("web"), "ZOMBIE");
+        let shown = control.ok(&["--format", "table", "list"]).out;
+        assert!(
+            shown.contains("web: its configuration cannot be used: line 3"),
+            "{shown}"
+        );
+    }
+    for words in [
+        &["start", "web", "--key=trustme"][..],
+        &["freeze", "web"],
+        &["config", "web"],
+        &["update_config", "web", conf.to_str().unwrap()],
+    ] {
+        let refused = control.run(words);
+        assert!(
+            refused.err.contains("cannot be used: line 3"),
+            "{refused:?}"
+        );
+        assert_eq!(refused.status, 1);
+    }
+    // Mended, it has everything that it had.
+    fs::write(&conf, &good).unwrap();
+    control.ok(&["reload"]);
+    start(&daemon);
+    assert_eq!(sh(&daemon, "cat /data/x").out, "x\n");
+    stop(&daemon);
+    damage().unwrap();
+    control.ok(&["reload"]);
+    assert!(!images(&daemon, &uuid).is_empty());
+    control.ok(&["wipe_device"]);
+    assert!(images(&daemon, &uuid).is_empty());
+    control.ok(&["remove", "web"]);
+    assert_eq!(control.ok(&["list"]).out, "code: CONTAINER_STATUS\n");
+    assert!(!conf.exists());
+}

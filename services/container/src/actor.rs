@@ -226,17 +226,20 @@ impl One {
         let ended = async move {
             let ended = ended.await;
             // The group still counts: it is cleaned up after this.
-            let starved = move || group.usage().oom_kills.is_some_and(|kills| kills > 0);
-            let starved = ending::is_failure(ended) && pool.run(starved).await.unwrap_or(false);
-            (ended, starved)
+            let kills = move || group.usage().oom_kills.unwrap_or_default();
+            let kills = match ending::is_failure(ended) {
+                true => pool.run(kills).await.unwrap_or_default(),
+                false => 0,
+            };
+            (ended, kills)
         };
         context.spawn(
             ended
                 .into_actor(self)
-                .map(|(ended, starved), one, context| {
-                    let end = ending::told(ended, one.state() == State::ShuttingDown, starved);
+                .map(|(ended, oom_kills), one, context| {
+                    let end = ending::told(ended, one.state() == State::ShuttingDown, oom_kills);
                     let (name, reason) = (one.name(), &end.reason);
-                    match starved {
+                    match end.out_of_memory() {
                         true => {
                             tracing::warn!(container = %one.id, name, ?ended, reason, "init ended")
                         }

@@ -32,8 +32,8 @@ type Tries = fallback::Tries<Arc<ContainerConfig>>;
 
 /// MiB of memory that `core0` may have when nobody has configured it (protocol.md 7.4).
 const RAM: u32 = 1024;
-/// White and opaque (runtime.md 6.8).
-const COLOR: u32 = 0xffff_ff00;
+/// White and opaque, as the colours of requirement.md: alpha first. The existing system's has it last (runtime.md 6.8).
+const COLOR: u32 = 0xffff_ffff;
 /// How long the other containers wait for `core0`, which is their way to the network, before they start without it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -95,6 +95,7 @@ impl Env {
             guest: self.guest(ContainerId::CORE0, &config).await,
             config: Arc::new(config),
             created: 0,
+            damage: None,
         })
     }
 
@@ -264,5 +265,22 @@ async fn came_to_nothing(
     };
     if let Err(error) = core0.port.reconfigure.call(reconfigure).await {
         tracing::error!(%error, "core0 was not given another configuration");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cml_wire::text;
+
+    use super::*;
+
+    #[test]
+    fn core0_is_white_with_a_configuration_and_without() {
+        let device = include_bytes!("../../../images/device/core0.conf");
+        let device: ContainerConfig = text::parse(device).unwrap();
+        let [alpha, rest @ ..] = built_in("os").color.to_be_bytes();
+        assert_eq!((alpha, rest), (0xff, [0xff; 3]));
+        assert_eq!(device.color, built_in("os").color);
     }
 }

@@ -106,8 +106,9 @@ pub fn is_failure(ended: Ended) -> bool {
     !matches!(ended, Ended::Exited(0)) && ended != Ended::Signalled(Signal::INT.as_raw())
 }
 
-/// The end of a guest for the operator: when, why, and with which status.
-pub fn told(ended: Ended, asked: bool, out_of_memory: bool) -> ContainerEnd {
+/// The end of a guest for the operator: when, why, and with which status. So many processes of it were ended because memory
+/// ran out, but perhaps long ago, and its init lived on.
+pub fn told(ended: Ended, asked: bool, oom_kills: u64) -> ContainerEnd {
     let (reason, status) = match ended {
         Ended::Exited(status) if asked => {
             (format!("stopped, init returned {status}"), Some(status))
@@ -124,10 +125,14 @@ pub fn told(ended: Ended, asked: bool, out_of_memory: bool) -> ContainerEnd {
         Ended::Unknown if asked => ("stopped".into(), None),
         Ended::Unknown => ("init ended, nobody knows how".to_owned(), None),
     };
+    // Nobody in it can send its init SIGKILL, and of ours there was none.
+    let out_of_memory = oom_kills > 0 && !asked && ended == Ended::Signalled(Signal::KILL.as_raw());
     ContainerEnd {
-        reason: match out_of_memory {
-            true => format!("memory ran out: {reason}"),
-            false => reason,
+        reason: match oom_kills {
+            _ if out_of_memory => format!("memory ran out: {reason}"),
+            0 => reason,
+            1 => format!("{reason}; 1 process had been ended for want of memory"),
+            many => format!("{reason}; {many} processes had been ended for want of memory"),
         },
         status,
         out_of_memory: out_of_memory.then_some(true),
@@ -179,43 +184,62 @@ mod tests {
     #[test]
     fn an_end_says_what_an_operator_wants_to_know() {
         let kill = Ended::Signalled(Signal::KILL.as_raw());
-        for (ended, asked, starved, reason, status) in [
+        for (ended, asked, oom_kills, reason, status) in [
             (
                 Ended::Exited(0),
                 true,
-                false,
+                0,
                 "stopped, init returned 0",
                 Some(0),
             ),
-            (Ended::Exited(3), false, false, "init returned 3", Some(3)),
-            (kill, true, false, "killed", Some(137)),
-            (kill, false, false, "signal 9 ended init", Some(137)),
-            (
-                kill,
-                false,
-                true,
-                "memory ran out: signal 9 ended init",
-                Some(137),
-            ),
+            (Ended::Exited(3), false, 0, "init returned 3", Some(3)),
+            (kill, true, 0, "killed", Some(137)),
+            (kill, false, 0, "signal 9 ended init", Some(137)),
             (
                 Ended::Signalled(2),
                 false,
-                false,
+                0,
                 "switched off from inside",
                 None,
             ),
+            (Ended::Signalled(1), true, 0, "rebooted from inside", None),
+        ] {
+            let end = told(ended, asked, oom_kills);
+            assert_eq!((&*end.reason, end.status), (reason, status));
+            assert!(!end.out_of_memory());
+            assert!(end.time > 0);
+        }
+    }
+
+    #[test]
+    fn memory_ran_out_only_if_that_ended_init() {
+        let kill = Ended::Signalled(Signal::KILL.as_raw());
+        let starved = told(kill, false, 2);
+        assert_eq!(starved.reason, "memory ran out: signal 9 ended init");
+        assert!(starved.out_of_memory());
+        for (ended, asked, oom_kills, reason) in [
             (
-                Ended::Signalled(1),
-                true,
+                Ended::Exited(1),
                 false,
-                "rebooted from inside",
-                None,
+                1,
+                "init returned 1; 1 process had been ended for want of memory",
+            ),
+            (
+                kill,
+                true,
+                2,
+                "killed; 2 processes had been ended for want of memory",
+            ),
+            (
+                Ended::Unknown,
+                false,
+                2,
+                "init ended, nobody knows how; 2 processes had been ended for want of memory",
             ),
         ] {
-            let end = told(ended, asked, starved);
-            assert_eq!((&*end.reason, end.status), (reason, status));
-            assert_eq!(end.out_of_memory(), starved);
-            assert!(end.time > 0);
+            let end = told(ended, asked, oom_kills);
+            assert_eq!(end.reason, reason);
+            assert!(!end.out_of_memory());
         }
     }
 

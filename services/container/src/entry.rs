@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use cml_bus::{api::container::ContainerError, error::BusError, id::ContainerId};
+use cml_bus::{actor::spawn, api::container::ContainerError, error::BusError, id::ContainerId};
 use tokio::{
     sync::watch,
+    task::JoinHandle,
     time::{Instant, timeout_at},
 };
 
@@ -26,6 +27,18 @@ pub struct Entry {
     pub port: OnePort,
     /// How it looks now.
     pub view: watch::Receiver<View>,
+}
+
+/// Begins the same work on all of these containers, before any of it is waited for.
+pub fn at_once<T: 'static>(
+    entries: Vec<Entry>,
+    work: impl AsyncFn(&Entry) -> T + Clone + 'static,
+) -> Vec<JoinHandle<(ContainerId, T)>> {
+    let begin = |entry: Entry| {
+        let work = work.clone();
+        spawn(async move { (entry.id, work(&entry).await) })
+    };
+    entries.into_iter().map(begin).collect()
 }
 
 impl Entry {

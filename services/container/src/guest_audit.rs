@@ -150,17 +150,9 @@ pub(crate) mod tests {
     /// A delivery from a log with these records, and the acknowledgements that reach it.
     pub fn delivering(records: Vec<AuditRecord>) -> (GuestAudit, Recorded<Next>, AuditPort) {
         let view = View {
-            control: None,
-            failed: false,
-            well: false,
-            last_end: None,
-            config: Arc::default(),
             state: State::Running,
             known: true,
-            started: None,
-            created: 0,
-            guest: None,
-            audio: false,
+            ..View::unknown(Arc::default(), 0, None)
         };
         let port = AuditPort::default();
         let at = std::sync::Mutex::new(0_usize);

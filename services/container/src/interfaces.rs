@@ -44,7 +44,7 @@ impl Handler<SetInterface> for Manager {
     type Result = ResponseFuture<Result<(), ContainerError>>;
 
     fn handle(&mut self, request: SetInterface, _: &mut Context<Self>) -> Self::Result {
-        let entry = self.find(request.id).cloned();
+        let entry = self.usable(request.id).cloned();
         let (env, changes) = (self.env.clone(), self.changes.clone());
         Box::pin(async move {
             let entry = entry?;

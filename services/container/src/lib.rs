@@ -9,6 +9,7 @@ mod actor;
 mod autostart;
 mod control_socket;
 mod core0;
+mod damaged;
 mod devices;
 mod ending;
 mod entry;

@@ -33,6 +33,8 @@ pub struct Loaded {
     pub created: u64,
     /// What its guest OS makes of it; `None` when that is not installed.
     pub guest: Option<Guest>,
+    /// Why its configuration cannot be used.
+    pub damage: Option<String>,
 }
 
 /// A configuration that was accepted, on its way to the store.
@@ -45,8 +47,8 @@ struct Prepared {
 }
 
 impl Env {
-    /// Every container of the store whose configuration can be used. The others are reported and left alone,
-    /// but one that runs stays known by the configuration that it was started with.
+    /// Every container of the store. One whose configuration cannot be used is left alone, but if it runs, it stays known
+    /// by the configuration that it was started with.
     pub(crate) async fn load_all(self: &Arc<Self>) -> Result<Vec<Loaded>, ContainerError> {
         let env = self.clone();
         let ids = self.storage.run(move || env.store.list()).await;
@@ -62,7 +64,10 @@ impl Env {
                 Ok(loaded) => all.push(loaded),
                 Err(error) => {
                     tracing::warn!(container = %id, %error, "configuration not usable");
-                    all.extend(self.load_recorded(id).await);
+                    all.extend(match self.load_recorded(id).await {
+                        Some(running) => Some(running),
+                        None => self.damaged(id, &error).await,
+                    });
                 }
             }
         }
@@ -87,6 +92,7 @@ impl Env {
             guest: self.guest(id, &config).await,
             config: Arc::new(config),
             created,
+            damage: None,
         })
     }
 
@@ -103,6 +109,7 @@ impl Env {
             guest: self.guest(id, &config).await,
             config: Arc::new(config),
             created: stored.created,
+            damage: None,
         })
     }
 
@@ -252,6 +259,7 @@ impl Env {
             config: prepared.config,
             created: created.map_err(BusError::from)??,
             guest: prepared.guest,
+            damage: None,
         };
         Ok((created, prepared.remarks))
     }
@@ -267,6 +275,9 @@ impl Env {
         let prepared = prepared.await?;
         let (id, bytes, signature) = (request.id, prepared.bytes, prepared.signature);
         let wipes = holder(id, &prepared.config)? != holder(id, present).unwrap_or_default();
+        if wipes && !request.may_wipe {
+            return Err(ContainerError::WouldWipe(id));
+        }
         self.in_turn(id, &self.storage, move |env| {
             env.store.replace(id, &bytes, signature.as_ref(), wipes)
         })

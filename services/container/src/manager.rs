@@ -66,8 +66,14 @@ impl Manager {
         found.ok_or(ContainerError::NotFound(id))
     }
 
+    /// One that more can be done with than to look at it and to remove it.
+    pub(crate) fn usable(&self, id: ContainerId) -> Result<&Entry, ContainerError> {
+        let entry = self.find(id)?;
+        entry.usable().map(|()| entry)
+    }
+
     fn port(&self, id: ContainerId) -> Result<OnePort, ContainerError> {
-        Ok(self.find(id)?.port.clone())
+        Ok(self.usable(id)?.port.clone())
     }
 
     /// Of the named containers those that exist, or all.
@@ -85,19 +91,21 @@ impl Manager {
         if self.find(loaded.id).is_ok() || self.removing.contains(&loaded.id) {
             return;
         }
-        let (tell, view) = watch::channel(View {
-            config: loaded.config,
-            state: State::Stopped,
-            known: false,
-            started: None,
-            created: loaded.created,
-            guest: loaded.guest,
+        let mut view = View {
             audio: self.env.store.audio(loaded.id),
-            control: None,
-            failed: false,
-            well: false,
-            last_end: None,
-        });
+            damage: loaded.damage,
+            ..View::unknown(loaded.config, loaded.created, loaded.guest)
+        };
+        if view.damage.is_some() {
+            (view.state, view.known) = (State::Zombie, true);
+            self.entries.push(Entry {
+                id: loaded.id,
+                port: OnePort::default(),
+                view: watch::channel(view).1,
+            });
+            return;
+        }
+        let (tell, view) = watch::channel(view);
         let (env, id) = (self.env.clone(), loaded.id);
         let port = OnePort::default();
         let bound = port.clone();
@@ -166,9 +174,12 @@ impl Manager {
             .filter(|entry| entry.view.borrow().state.is_at_rest())
             .cloned()
             .collect();
-        let mut changed = Vec::new();
+        let (mut changed, mut damaged) = (Vec::new(), Vec::new());
         for loaded in loaded {
             match self.find(loaded.id) {
+                Ok(entry) if entry.port.retire.is_bound() && loaded.damage.is_some() => {
+                    damaged.push((entry.clone(), loaded));
+                }
                 Ok(entry) if entry.port.retire.is_bound() => changed.push((
                     entry.clone(),
                     Reconfigure {
@@ -179,7 +190,11 @@ impl Manager {
                 _ => self.register(loaded),
             }
         }
-        Refreshed { changed, gone }
+        Refreshed {
+            changed,
+            gone,
+            damaged,
+        }
     }
 }
 
@@ -187,25 +202,33 @@ impl Manager {
 struct Refreshed {
     changed: Vec<(Entry, Reconfigure)>,
     gone: Vec<Entry>,
+    /// Their files are not what they were.
+    damaged: Vec<(Entry, Loaded)>,
 }
 
 impl Refreshed {
-    /// Tells the actors; returns those that have ended.
-    async fn apply(self) -> Vec<ContainerId> {
+    /// Tells the actors; returns those that have ended, and what is left of some of them.
+    async fn apply(self) -> (Vec<ContainerId>, Vec<Loaded>) {
         for (entry, reconfigure) in self.changed {
             // One container's trouble is not the others'.
             if let Err(error) = entry.port.reconfigure.call(reconfigure).await {
                 tracing::error!(container = %entry.id, %error, "not reloaded");
             }
         }
-        let mut ended = Vec::new();
-        for entry in self.gone {
+        let gone = self.gone.into_iter().map(|entry| (entry, None));
+        let damaged = self.damaged.into_iter();
+        let damaged = damaged.map(|(entry, left)| (entry, Some(left)));
+        let (mut ended, mut all_left) = (Vec::new(), Vec::new());
+        for (entry, left) in gone.chain(damaged) {
             match entry.retire().await {
-                Ok(()) => ended.push(entry.id),
+                Ok(()) => {
+                    ended.push(entry.id);
+                    all_left.extend(left);
+                }
                 Err(error) => tracing::warn!(container = %entry.id, %error, "kept"),
             }
         }
-        ended
+        (ended, all_left)
     }
 }
 

@@ -160,6 +160,11 @@ impl Store {
         Ok(found)
     }
 
+    /// Whether the container has a configuration, whatever that is worth.
+    pub fn has(&self, id: ContainerId) -> bool {
+        self.file(id, "conf").exists()
+    }
+
     /// Reads one configuration.
     ///
     /// # Errors

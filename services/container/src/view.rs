@@ -35,6 +35,8 @@ pub struct View {
     pub well: bool,
     /// How it came to an end the last time.
     pub last_end: Option<ContainerEnd>,
+    /// Why its configuration cannot be used; it has no actor then.
+    pub damage: Option<String>,
 }
 
 /// What a guest OS makes of a container.
@@ -47,6 +49,24 @@ pub struct Guest {
 }
 
 impl View {
+    /// Of a container of which nobody has looked yet whether it runs.
+    pub fn unknown(config: Arc<ContainerConfig>, created: u64, guest: Option<Guest>) -> Self {
+        Self {
+            config,
+            state: State::Stopped,
+            known: false,
+            started: None,
+            created,
+            guest,
+            audio: false,
+            control: None,
+            failed: false,
+            well: false,
+            last_end: None,
+            damage: None,
+        }
+    }
+
     /// The status on the wire (protocol.md 2.4).
     pub fn status(&self, id: ContainerId) -> ContainerStatus {
         ContainerStatus {
@@ -72,6 +92,7 @@ impl View {
                 .into(),
             audio: self.audio.then_some(true),
             last_end: self.last_end.clone(),
+            damage: self.damage.clone(),
         }
     }
 }

@@ -59,6 +59,7 @@ fn typed(command: Command, message: &mut ControllerToDaemon) -> Result<Request, 
                 id,
                 config,
                 signature,
+                may_wipe: message.may_wipe(),
             })
         }
         Command::RemoveContainer => Request::Remove(Remove {

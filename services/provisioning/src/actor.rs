@@ -278,15 +278,30 @@ impl Handler<Reboot> for Provisioning {
                     descent.finish(Power::Restart).await;
                 });
             }
-            let all = all?;
-            if machine != Outlook::GoesDown && !all.left.is_empty() {
-                let left: Vec<_> = all.left.iter().map(ToString::to_string).collect();
-                return Err(ProvisioningError::StillRunning(left.join(", ")));
-            }
-            Ok(Rebooted {
-                stopped: all.stopped,
+            let rebooted = |stopped, trouble| Rebooted {
+                stopped,
+                trouble,
                 machine,
-            })
+            };
+            match all {
+                Ok(all) if all.left.is_empty() => Ok(rebooted(all.stopped, None)),
+                Ok(all) => {
+                    let left: Vec<_> = all.left.iter().map(ToString::to_string).collect();
+                    let left = left.join(", ");
+                    let trouble = || format!("{left} did not stop in time and may be cut off");
+                    match machine {
+                        Outlook::GoesDown => Ok(rebooted(all.stopped, Some(trouble()))),
+                        Outlook::Hosted | Outlook::NoMaster => {
+                            Err(ProvisioningError::StillRunning(left))
+                        }
+                    }
+                }
+                Err(error) if machine == Outlook::GoesDown => {
+                    let trouble = format!("containers may be cut off: {error}");
+                    Ok(rebooted(0, Some(trouble)))
+                }
+                Err(error) => Err(error.into()),
+            }
         })
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use cml_bus::{
     actor::{System, spawn},
     api::{
-        container::{ContainerPort, StoppedAll},
+        container::{ContainerError, ContainerPort, StoppedAll},
         guestos::{GuestOsPort, Settle, Settled},
         provisioning::{
             Destroy, LogItem, Logs, Outlook, ProvisioningError, ProvisioningPort, PullCsr,
@@ -19,6 +19,7 @@ use cml_bus::{
         },
         token::{DeviceKey, Identify, Identity, TokenError, TokenPort},
     },
+    error::BusError,
     event::{Event, Events},
     id::ContainerId,
     provisioned::{self, Provisioned},
@@ -199,6 +200,30 @@ fn a_reboot_stops_containers_and_reboots_only_a_machine_of_our_own() {
         assert_eq!(order, [false, false, true], "core0 goes last");
         assert_eq!(rig.settled.take().len(), 1, "nothing is half written");
     });
+}
+
+#[test]
+fn a_reboot_that_goes_on_without_some_containers_says_so_and_is_no_failure() {
+    for answer in [
+        Ok(StoppedAll {
+            stopped: 2,
+            left: vec![ContainerId::CORE0],
+        }),
+        Err(ContainerError::Bus(BusError::Busy("container"))),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (machine, ends) = own_machine();
+        with_service(dir.path(), machine, async |rig| {
+            let _ = fake(&rig.container.stop_all, move |_: &_| answer.clone());
+            let done = rig.port.reboot.call(Reboot).await.unwrap();
+            assert_eq!(done.machine, Outlook::GoesDown);
+            assert!(done.trouble.is_some());
+            while ends.lock().unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(*ends.lock().unwrap(), [Power::Restart]);
+        });
+    }
 }
 
 #[test]

@@ -57,6 +57,8 @@ pub struct UpdateConfig {
     pub config: Vec<u8>,
     /// Needed when the device wants signed configurations.
     pub signature: Option<Signature>,
+    /// Another token makes what is stored unreadable, so it is deleted then (protocol.md 3.4). Without this it is an error.
+    pub may_wipe: bool,
 }
 
 /// The answer to [`Create`] and [`UpdateConfig`].
@@ -334,6 +336,20 @@ pub enum ContainerError {
         /// What is damaged.
         reason: String,
     },
+    /// The container's stored configuration is damaged, or nobody vouches for it any more.
+    #[error(
+        "container {id}: its stored configuration cannot be used: {reason}; mend its file and `control reload`, or remove \
+         the container"
+    )]
+    Unusable {
+        /// Which container.
+        id: ContainerId,
+        /// Why not.
+        reason: String,
+    },
+    /// `core0` of a device that gives it none.
+    #[error("container {0} has no configuration of its own; `control update_config` gives it one")]
+    NoConfig(ContainerId),
     /// `core0` is managed by the device itself.
     #[error("this command is not available for core0")]
     Protected,
@@ -343,6 +359,9 @@ pub enum ContainerError {
     /// The configuration cannot be accepted.
     #[error("the configuration is refused: {0}")]
     BadConfig(String),
+    /// The configuration was not to cost what is stored, and would have.
+    #[error("container {0} would get another token, and what it has stored would be deleted")]
+    WouldWipe(ContainerId),
     /// A guest OS that containers use is not removed.
     #[error("guest OS `{name}` is used by {users}; remove them first")]
     GuestOsInUse {

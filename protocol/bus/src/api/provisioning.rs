@@ -28,10 +28,12 @@ pub struct SetProvisioned;
 pub struct Reboot;
 
 /// The answer to [`Reboot`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebooted {
     /// So many containers ran and have stopped.
     pub stopped: usize,
+    /// What has gone wrong with the others, which does not keep a machine from going down.
+    pub trouble: Option<String>,
     /// What becomes of the machine.
     pub machine: Outlook,
 }

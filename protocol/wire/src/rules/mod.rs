@@ -128,20 +128,35 @@ pub fn read<M: Ruled>(text: &[u8]) -> Result<M, Mistake> {
     {
         return Ok(config);
     }
-    let (config, mistakes) = check(text);
-    mistakes.into_iter().next().map_or(Ok(config), Err)
+    let checked = check(text);
+    let first = checked.mistakes.into_iter().next();
+    first.map_or(Ok(checked.config), Err)
+}
+
+/// What a look at the text of a configuration finds.
+#[derive(Debug, Default)]
+pub struct Checked<M> {
+    /// What could be read of it.
+    pub config: M,
+    /// All that is wrong with it, in the order of the lines.
+    pub mistakes: Vec<Mistake>,
+    /// What is allowed, and yet not what one would expect.
+    pub remarks: Vec<String>,
 }
 
 /// All mistakes in the text of a configuration, and what could be read of it.
 #[must_use]
-pub fn check<M: Ruled>(text: &[u8]) -> (M, Vec<Mistake>) {
+pub fn check<M: Ruled>(text: &[u8]) -> Checked<M> {
     if text.len() > M::LONGEST {
         let mistake = Mistake {
             line: 1,
             column: 1,
             wrong: Wrong::Length(text.len(), M::LONGEST),
         };
-        return (M::default(), vec![mistake]);
+        return Checked {
+            mistakes: vec![mistake],
+            ..Checked::default()
+        };
     }
     let examined = text::examine::<M>(text);
     let well_formed = examined.mistakes.is_empty();
@@ -169,7 +184,19 @@ pub fn check<M: Ruled>(text: &[u8]) -> (M, Vec<Mistake>) {
         });
     }
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-    (examined.message, mistakes)
+    let overruled = examined.overruled().map(|(path, line)| {
+        format!("`{path}` is given more than once; that of line {line} takes the place of the one before")
+    });
+    Checked {
+        remarks: examined
+            .message
+            .remarks()
+            .into_iter()
+            .chain(overruled)
+            .collect(),
+        config: examined.message,
+        mistakes,
+    }
 }
 
 #[cfg(test)]
@@ -177,8 +204,8 @@ mod tests {
     use super::*;
 
     fn mistakes<M: Ruled>(text: &str) -> Vec<String> {
-        let (_, mistakes) = check::<M>(text.as_bytes());
-        mistakes.iter().map(ToString::to_string).collect()
+        let checked = check::<M>(text.as_bytes());
+        checked.mistakes.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -201,6 +228,27 @@ mod tests {
                 "line 11, column 1: ContainerConfig lacks the required field `name`",
             ]
         );
+    }
+
+    #[test]
+    fn a_setting_that_is_given_twice_is_remarked_upon_where_the_last_one_counts() {
+        let text = b"hostedmode: true\ntpm_enabled: true\n\nhostedmode: false\n";
+        let checked = check::<DeviceConfig>(text);
+        assert_eq!(checked.mistakes, []);
+        assert!(!checked.config.hostedmode);
+        assert_eq!(
+            checked.remarks,
+            [
+                "`hostedmode` is given more than once; that of line 4 takes the place of the one before"
+            ]
+        );
+        let inner = b"name: \"a\" guest_os: \"g\" token_type: NONE\n\
+            vnet_configs { if_name: \"e\" configure: true configure: false }\n\
+            vnet_configs { if_name: \"f\" configure: true }\n";
+        let checked = check::<ContainerConfig>(inner);
+        assert_eq!(checked.mistakes, []);
+        assert_eq!(checked.remarks.len(), 1);
+        assert!(checked.remarks[0].contains("`vnet_configs[0].configure`"));
     }
 
     #[test]
@@ -262,9 +310,9 @@ mod tests {
         let line = "init_env: \"A=1\"\n";
         let count = ContainerConfig::LONGEST / line.len() - 10;
         let text = format!("name: \"c\"\nguest_os: \"g\"\n{}", line.repeat(count));
-        let (config, mistakes) = check::<ContainerConfig>(text.as_bytes());
-        assert!(mistakes.is_empty());
-        assert_eq!(config.init_env.len(), count);
+        let checked = check::<ContainerConfig>(text.as_bytes());
+        assert!(checked.mistakes.is_empty());
+        assert_eq!(checked.config.init_env.len(), count);
     }
 
     #[test]
@@ -282,7 +330,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn a_text_has_no_mistake_exactly_if_it_can_be_read(text in "(name: \"[a./]{0,2}\"|guest_os: \"g\"|color: [0-9x]{1,2}|vnet_configs|[{}<>\\[\\]:;,=\"]|\n| ){0,12}") {
-            let (_, mistakes) = check::<ContainerConfig>(text.as_bytes());
+            let mistakes = check::<ContainerConfig>(text.as_bytes()).mistakes;
             proptest::prop_assert_eq!(mistakes.is_empty(), read::<ContainerConfig>(text.as_bytes()).is_ok());
             let parsed = text::parse::<ContainerConfig>(text.as_bytes());
             let fine = parsed.is_ok_and(|config| config.breaches().is_empty());

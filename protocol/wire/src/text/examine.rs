@@ -24,6 +24,12 @@ impl<M> Examined<M> {
         Some((place.line, place.column))
     }
 
+    /// Settings that are given more than once: the path, and the line of the value that counts instead of an earlier one.
+    pub fn overruled(&self) -> impl Iterator<Item = (&str, usize)> {
+        let all = self.survey.overruled.iter();
+        all.map(|(path, place)| (path.as_str(), place.line))
+    }
+
     /// Line and column, from 1, of the end of the text.
     #[must_use]
     pub fn end(&self) -> (usize, usize) {

@@ -168,10 +168,13 @@ impl<'t> Reader<'t> {
             };
         }
         // The old reader takes a repeated required scalar, the last one wins (protocol.md 1.6).
-        let twice = message.has_field(&field) && !may_default(&field);
+        let twice = message.has_field(&field);
         let value = self.value(&field, None, colon, depth)?;
-        if twice {
+        if twice && !may_default(&field) {
             return Err(at.error(What::Twice(name.into())));
+        }
+        if twice && let Some(survey) = &mut self.survey {
+            survey.overrule(name, at);
         }
         message.set_field(&field, value);
         Ok(())

@@ -13,6 +13,8 @@ pub struct Survey {
     pub mistakes: Vec<TextError>,
     /// Where the text ends.
     pub end: Place,
+    /// Paths of values that a later one has replaced, and where that stands.
+    pub overruled: Vec<(String, Place)>,
     /// By path, such as `vnet_configs[1].if_name`.
     places: BTreeMap<String, Place>,
     /// The paths of values that could not be read.
@@ -49,6 +51,11 @@ impl Survey {
         if let Some(length) = self.outer.pop() {
             self.here.truncate(length);
         }
+    }
+
+    /// The value of a field of the present message takes the place of an earlier one; its name stands here.
+    pub fn overrule(&mut self, field: &str, at: Place) {
+        self.overruled.push((self.path(field, None), at));
     }
 
     fn path(&self, field: &str, index: Option<usize>) -> String {

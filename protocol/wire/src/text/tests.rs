@@ -24,6 +24,7 @@ fn the_recorded_status_reply_has_this_text() {
             cryptfs_mode: CryptfsMode::IntegrityEncrypt as i32,
             audio: None,
             last_end: None,
+            damage: None,
         }],
         ..Default::default()
     };

@@ -151,6 +151,7 @@ impl Env {
             guest: self.guest(ContainerId::CORE0, &config).await,
             created: self.store.created(ContainerId::CORE0),
             config: Arc::new(config),
+            damage: None,
         })
     }
 

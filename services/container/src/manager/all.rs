@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cml_bus::{
-    actor::{Context, Handler, ResponseFuture, spawn},
+    actor::{Context, Handler, ResponseFuture},
     api::container::{ContainerError, Shutdown, StopAll, StoppedAll, WipeAll},
     audit::Did,
     id::ContainerId,
@@ -11,23 +11,15 @@ use cml_bus::{
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::Manager;
-use crate::{autostart, entry::Entry, noted};
+use crate::{
+    autostart,
+    entry::{Entry, at_once},
+    noted,
+};
 
 /// How long all containers together may take to stop when the daemon ends: the limit of one and a little
 /// (runtime.md 0.5).
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(55);
-
-/// Begins the same work on all of these containers, before any of it is waited for.
-fn at_once<T: 'static>(
-    entries: Vec<Entry>,
-    work: impl AsyncFn(&Entry) -> T + Clone + 'static,
-) -> Vec<JoinHandle<(ContainerId, T)>> {
-    let begin = |entry: Entry| {
-        let work = work.clone();
-        spawn(async move { (entry.id, work(&entry).await) })
-    };
-    entries.into_iter().map(begin).collect()
-}
 
 /// Asks all of these containers to stop; each tells whether it has.
 fn halt_all(entries: Vec<Entry>) -> Vec<JoinHandle<(ContainerId, bool)>> {
@@ -41,7 +33,9 @@ impl Handler<WipeAll> for Manager {
     fn handle(&mut self, _: WipeAll, _: &mut Context<Self>) -> Self::Result {
         // core0 has to end for it, and with it the device: it keeps what it has, which is under no PIN anyway.
         let guests = self.entries.iter().filter(|entry| !entry.id.is_core0());
-        let wipes = at_once(guests.cloned().collect(), async |entry| entry.wipe().await);
+        let env = self.env.clone();
+        let wipe = async move |entry: &Entry| env.wipe_entry(entry).await;
+        let wipes = at_once(guests.cloned().collect(), wipe);
         let events = self.env.events.clone();
         Box::pin(async move {
             let mut outcome = Ok(());

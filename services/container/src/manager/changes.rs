@@ -60,7 +60,7 @@ impl Handler<UpdateConfig> for Manager {
     type Result = ResponseFuture<Result<Stored, ContainerError>>;
 
     fn handle(&mut self, request: UpdateConfig, _: &mut Context<Self>) -> Self::Result {
-        let entry = self.find(request.id).cloned();
+        let entry = self.usable(request.id).cloned();
         let names: Vec<_> = self.others(request.id).map(Entry::name).collect();
         let (env, changes) = (self.env.clone(), self.changes.clone());
         Box::pin(async move {
@@ -119,7 +119,7 @@ impl Handler<Remove> for Manager {
             // One that could not be removed comes back as it is on disk, if its actor has ended.
             let left = match &removed {
                 Ok(()) => None,
-                Err(_) => env.load(id).await.ok(),
+                Err(_) => env.load_or_tell(id).await,
             };
             (entry, removed, left)
         };
@@ -176,8 +176,11 @@ impl Handler<Reload> for Manager {
         Box::pin(refresh.map(|(ended, turn), manager, _| {
             let note = noted::outcome(Did::Reload.here(), &ended);
             manager.env.events.audit(note);
-            let ended = ended?;
+            let (ended, left) = ended?;
             manager.entries.retain(|entry| !ended.contains(&entry.id));
+            for left in left {
+                manager.register(left);
+            }
             drop(turn);
             Ok(())
         }))

@@ -20,7 +20,7 @@ impl Handler<ChangePin> for Manager {
     fn handle(&mut self, request: ChangePin, _: &mut Context<Self>) -> Self::Result {
         let holder = match request.id.is_core0() {
             true => Err(ContainerError::Protected),
-            false => self.find(request.id).and_then(|entry| {
+            false => self.usable(request.id).and_then(|entry| {
                 let config = entry.view.borrow().config.clone();
                 holder(request.id, &config)?.ok_or_else(|| {
                     ContainerError::BadConfig("token_type NONE has no PIN to be changed".into())
@@ -47,7 +47,8 @@ impl Handler<Wipe> for Manager {
             true => Err(ContainerError::Protected),
             false => self.find(request.id).cloned(),
         };
-        Box::pin(async move { entry?.wipe().await })
+        let env = self.env.clone();
+        Box::pin(async move { env.wipe_entry(&entry?).await })
     }
 }
 
@@ -85,10 +86,10 @@ macro_rules! passed_on {
     )+};
 }
 
-// The last column: whether core0 takes it too (protocol.md 3.5, 3.6).
+// The last column: whether core0 takes it too (protocol.md 3.5, 3.6). Frozen, it could not take it back.
 passed_on! {
     Stop => (), stop, false;
-    SetFrozen => (), set_frozen, true;
+    SetFrozen => (), set_frozen, false;
     SetDevice => (), set_device, true;
     SetAudio => Option<String>, set_audio, true;
     Exec => ExecSession, exec, true;

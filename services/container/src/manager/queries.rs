@@ -54,21 +54,32 @@ impl Handler<Stats> for Manager {
 impl Handler<Configs> for Manager {
     type Result = ResponseFuture<Result<Vec<(ContainerId, ContainerConfig)>, ContainerError>>;
 
-    /// The files on disk are read, so that a change that is not in effect yet shows (protocol.md 3.4).
+    /// The files on disk are read, so that a change that is not in effect yet shows. What cannot be read is left out
+    /// (protocol.md 3.4), unless it is all that was asked for.
     fn handle(&mut self, request: Configs, _: &mut Context<Self>) -> Self::Result {
         let ids: Vec<_> = self.selected(&request.ids).map(|entry| entry.id).collect();
+        let only = ids.first().copied().filter(|_| request.ids.len() == 1);
         let env = self.env.clone();
         Box::pin(async move {
             let storage = env.storage.clone();
             let reader = env.clone();
             let read = move || {
-                let readable = ids.into_iter().filter_map(|id| {
-                    let stored = reader.store.read(id).ok()?;
-                    Some((id, text::parse(&stored.config).ok()?))
-                });
-                readable.collect::<Vec<_>>()
+                let of = |id| {
+                    if !reader.store.has(id) {
+                        return Err(ContainerError::NoConfig(id));
+                    }
+                    let unusable = |reason| ContainerError::Unusable { id, reason };
+                    let stored = reader.store.read(id);
+                    let stored = stored.map_err(|error| unusable(error.to_string()))?;
+                    let config = text::parse(&stored.config);
+                    Ok((id, config.map_err(|error| unusable(error.to_string()))?))
+                };
+                match only {
+                    Some(id) => of(id).map(|one| vec![one]),
+                    None => Ok(ids.into_iter().filter_map(|id| of(id).ok()).collect()),
+                }
             };
-            let mut all = storage.run(read).await.map_err(BusError::from)?;
+            let mut all: Vec<_> = storage.run(read).await.map_err(BusError::from)??;
             for (id, config) in &mut all {
                 env.show_interfaces(*id, config).await;
             }
@@ -96,6 +107,7 @@ impl Handler<PinEntry> for Manager {
         Ok(PinNeeds {
             usb_reader: view.config.usb_pin_entry(),
             required: !request.id.is_core0()
+                && view.damage.is_none()
                 && view.config.token_type() != ContainerTokenType::None,
         })
     }

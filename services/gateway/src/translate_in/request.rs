@@ -173,12 +173,12 @@ pub enum Refusal {
     TooLargeToWait(i32),
 }
 
-/// What is in a command's way, and whether it would not be elsewhere.
+/// What is in a command's way, and whether it would not be elsewhere. Whoever has sent it knows what it is called; people
+/// do not know the names of the wire.
 fn forbidden(number: i32, mode: Mode) -> String {
-    let Ok(command) = Command::try_from(number) else {
+    if Command::try_from(number).is_err() {
         return format!("there is no command {number}");
-    };
-    let name = command.as_str_name();
+    }
     let before = Mode {
         provisioned: false,
         ..mode
@@ -186,9 +186,11 @@ fn forbidden(number: i32, mode: Mode) -> String {
     match (mode.provisioned, policy::admit(number, before)) {
         (true, Some(_)) => {
             let profile = if mode.extended { "EXTENDED" } else { "STRICT" };
-            format!("the device is provisioned (profile {profile}): {name} is not allowed any more")
+            format!(
+                "the device is provisioned (profile {profile}): this command is not allowed any more"
+            )
         }
-        _ if mode.privileged => format!("{name} is not a command for control sockets"),
-        _ => format!("{name} is not allowed on the control socket of a guest"),
+        _ if mode.privileged => "this command is not for control sockets".into(),
+        _ => "this command is not allowed on the control socket of a guest".into(),
     }
 }

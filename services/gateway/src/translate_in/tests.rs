@@ -261,9 +261,9 @@ fn a_refused_command_says_what_is_in_its_way() {
             reason(999, strict),
         ],
         [
-            "the device is provisioned (profile STRICT): CONTAINER_EXEC_CMD is not allowed any more",
-            "the device is provisioned (profile EXTENDED): CONTAINER_EXEC_CMD is not allowed any more",
-            "CONTAINER_EXEC_CMD is not allowed on the control socket of a guest",
+            "the device is provisioned (profile STRICT): this command is not allowed any more",
+            "the device is provisioned (profile EXTENDED): this command is not allowed any more",
+            "this command is not allowed on the control socket of a guest",
             "there is no command 999",
         ]
     );

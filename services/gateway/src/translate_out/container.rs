@@ -62,9 +62,9 @@ fn start_code(error: &ContainerError) -> Response {
         | ContainerError::AlreadyRunning(_)
         | ContainerError::StillStopping(_) => Response::ContainerStartEexist,
         ContainerError::Protected => Response::CmdUnsupported,
-        ContainerError::Zombie(_) | ContainerError::Damaged { .. } => {
-            Response::ContainerCtrlEinternal
-        }
+        ContainerError::Zombie(_)
+        | ContainerError::Damaged { .. }
+        | ContainerError::Unusable { .. } => Response::ContainerCtrlEinternal,
         ContainerError::Token(token) => match token {
             TokenError::WrongPin | TokenError::WrongPinCounted { .. } => {
                 Response::ContainerStartPasswdWrong
@@ -107,6 +107,8 @@ fn start_code(error: &ContainerError) -> Response {
         | ContainerError::Signed(_)
         | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
+        | ContainerError::WouldWipe(_)
+        | ContainerError::NoConfig(_)
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::Launch { .. }
         | ContainerError::Exec { .. }
@@ -157,6 +159,9 @@ fn stop_code(error: &ContainerError) -> Response {
         | ContainerError::Signed(_)
         | ContainerError::Network(_)
         | ContainerError::BadConfig(_)
+        | ContainerError::WouldWipe(_)
+        | ContainerError::Unusable { .. }
+        | ContainerError::NoConfig(_)
         | ContainerError::GuestOsInUse { .. }
         | ContainerError::GuestOs(_)
         | ContainerError::Launch { .. }
@@ -190,7 +195,7 @@ pub fn status(result: Result<Vec<ContainerStatus>, ContainerError>) -> DaemonToC
     }
 }
 
-/// `GET_CONTAINER_CONFIG`: two parallel lists.
+/// `GET_CONTAINER_CONFIG`: two parallel lists. What cannot be read is not in them (protocol.md 3.4).
 pub fn configs(
     result: Result<Vec<(ContainerId, ContainerConfig)>, ContainerError>,
 ) -> DaemonToController {
@@ -203,6 +208,9 @@ pub fn configs(
                 ..bare(Code::ContainerConfig)
             }
         }
+        Err(error @ (ContainerError::Unusable { .. } | ContainerError::NoConfig(_))) => {
+            empty_config(error.to_string())
+        }
         Err(error) => failure(Response::CmdFailed, error),
     }
 }
@@ -214,7 +222,10 @@ pub fn created(result: Result<Stored, ContainerError>) -> DaemonToController {
             warnings: stored.warnings,
             ..configs(Ok(vec![(stored.id, stored.config)]))
         },
-        Err(error) => empty_config(error.to_string()),
+        Err(error) => DaemonToController {
+            would_wipe: matches!(error, ContainerError::WouldWipe(_)).then_some(true),
+            ..empty_config(error.to_string())
+        },
     }
 }
 

@@ -43,8 +43,13 @@ pub fn pushed_cert(result: Result<(), ProvisioningError>) -> DaemonToController 
 /// `REBOOT_DEVICE`: what was done stands in `done_text`.
 pub fn rebooted(result: Result<Rebooted, ProvisioningError>) -> DaemonToController {
     match result {
-        Ok(Rebooted { stopped, machine }) => {
+        Ok(Rebooted {
+            stopped,
+            trouble,
+            machine,
+        }) => {
             let containers = match stopped {
+                0 if trouble.is_some() => "no container was stopped".to_owned(),
                 0 => "no container was running".to_owned(),
                 1 => "1 container was stopped".to_owned(),
                 many => format!("{many} containers were stopped"),
@@ -58,6 +63,7 @@ pub fn rebooted(result: Result<Rebooted, ProvisioningError>) -> DaemonToControll
             };
             DaemonToController {
                 done_text: Some(format!("{containers}; {then}")),
+                warnings: trouble.into_iter().collect(),
                 ..response(Response::CmdOk)
             }
         }

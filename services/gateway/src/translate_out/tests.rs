@@ -67,6 +67,9 @@ fn errors() -> Vec<ContainerError> {
     ];
     all.extend(tokens().into_iter().map(ContainerError::Token));
     all.push(ContainerError::BadConfig(text()));
+    all.push(ContainerError::WouldWipe(id));
+    all.push(ContainerError::Unusable { id, reason: text() });
+    all.push(ContainerError::NoConfig(id));
     all.push(ContainerError::GuestOsInUse {
         name: text(),
         users: text(),
@@ -162,12 +165,14 @@ fn a_failed_query_says_why() {
         for reply in [
             status(Err(error.clone())),
             container_list(Err(error.clone())),
-            configs(Err(error.clone())),
             pin_entry(Err(error.clone())),
         ] {
             assert_eq!(reply.response(), Response::CmdFailed);
             assert_eq!(reply.error_text(), reason);
         }
+        let reply = configs(Err(error.clone()));
+        assert_eq!(reply.error_text(), reason);
+        assert!(reply.container_configs.is_empty());
         let reply = created(Err(error));
         assert_eq!(reply.code(), Code::ContainerConfig);
         assert!(reply.container_configs.is_empty() && reply.response.is_none());
@@ -235,12 +240,24 @@ fn success_has_the_code_of_its_command() {
     ] {
         let reply = rebooted(Ok(Rebooted {
             stopped: 2,
+            trouble: None,
             machine,
         }));
         assert_eq!(reply.response(), Response::CmdOk);
+        assert!(reply.warnings.is_empty());
         let done = reply.done_text();
         assert!(done.starts_with("2 containers were stopped; ") && done.ends_with(then));
     }
+    let reply = rebooted(Ok(Rebooted {
+        stopped: 0,
+        trouble: Some("web did not stop".into()),
+        machine: Outlook::GoesDown,
+    }));
+    assert_eq!(
+        reply.done_text(),
+        "no container was stopped; the device reboots"
+    );
+    assert_eq!(reply.warnings, ["web did not stop"]);
     let id = ContainerId::CORE0;
     let reply = created(Ok(Stored {
         id,

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use cml_integration::{Daemon, Groups, Setup, eventually};
+use cml_integration::{Daemon, Groups, Setup, eventually, shows};
 use serde_json::Value;
 
 /// Lines of a container's configuration that limit everything.
@@ -129,10 +129,12 @@ fn a_hog_of_memory_hurts_itself_alone() {
     daemon.create_with("hog", "busybox", "ram_limit: 32\n");
     daemon.control().ok(&["start", "hog"]);
     daemon.running("other", "busybox");
-    let script = "head -c 200m /dev/zero | tail -c 200m >/dev/null";
+    // A kernel has been seen to look for pages to take back for minutes, before it gave up.
+    let hog = "head -c 200m /dev/zero | tail -c 200m >/dev/null";
+    let script = format!("timeout -s KILL 60 sh -c '{hog}' || timeout -s KILL 60 sh -c '{hog}'");
     let hog = daemon
         .control()
-        .run(&["run", "hog", "nopty", "sh", "-c", script]);
+        .run(&["run", "hog", "nopty", "sh", "-c", &script]);
     assert_ne!(hog.status, 0, "{hog:?}");
     daemon.answers("other");
     if has_all_in_version_2() {
@@ -152,7 +154,7 @@ fn a_hog_of_memory_hurts_itself_alone() {
 #[test]
 fn a_limit_that_this_machine_cannot_keep_is_an_error_that_names_it() {
     // Without controllers of version 1, what is left here has none for memory.
-    if has_all_in_version_2() {
+    if !shows(!has_all_in_version_2(), "version 2 has all controllers") {
         return;
     }
     let daemon = Daemon::new(Setup {

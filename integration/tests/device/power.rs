@@ -77,9 +77,10 @@ fn nothing_that_was_answered_is_lost_when_the_plug_is_pulled() {
     machine.ok(&format!("control stop web --key={key}"));
     machine.wait_for("web", "STOPPED");
     machine.ok(&format!("losetup $(losetup -f) {images}/etc.img"));
-    let begun = format!("[ -e {images}.wiping ]");
+    // The mark is on the disk when the daemon waits for whoever that is.
+    let begun = format!("[ -e {images}.wiping ] && sleep 3");
     cut_when(&mut machine, &begun, "control wipe web");
-    machine.ok("grep -q 'finishing an interrupted wipe' /run/cmld.stderr");
+    machine.ok("grep -qs 'finishing an interrupted wipe' /run/cmld.stderr /data/logs/*");
     machine.ok(&format!("! [ -e {images}/etc.img ]"));
     machine.ok(&format!("control start web --key={key}"));
     machine.wait_for("web", "RUNNING");

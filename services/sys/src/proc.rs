@@ -208,8 +208,9 @@ mod tests {
 
     #[test]
     fn the_status_of_an_uncollected_process_is_readable() {
+        // The one signal that nobody can have made us ignore.
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "kill -HUP $$"])
+            .args(["-c", "kill -KILL $$"])
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
@@ -219,7 +220,7 @@ mod tests {
         let start = start_time(pid).unwrap();
         assert_eq!(
             ended(pid, start),
-            Some(crate::pidfd::Ended::Signalled(libc::SIGHUP))
+            Some(crate::pidfd::Ended::Signalled(libc::SIGKILL))
         );
         assert_eq!(ended(pid, start + 1), None);
         child.wait().unwrap();

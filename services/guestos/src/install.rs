@@ -32,7 +32,7 @@ use crate::{
     staging::{self, Staging},
     store,
     turns::OUTSIDE,
-    version::admit,
+    version::{admit, obsolete},
     wanted::{Needed, is_present, looks_present, needed},
 };
 
@@ -541,59 +541,5 @@ fn refusal(error: &GuestOsError) -> Note {
             .meta("update_version", version),
         GuestOsError::Installing(name) => Did::DownloadTwice.with(name),
         _ => Did::PushOs.with(PUSHED),
-    }
-}
-
-/// How the names of guest OSes begin that are no containers but what the device boots (protocol.md 6.8).
-const KERNEL: &str = "kernel";
-
-/// Versions that are older than the newest one of their name and that no container needs. Of a kernel the one
-/// before the newest stays as well: it may be the one that runs, and the way back (protocol.md 6.10).
-fn obsolete(list: &[Installed], needed: &[(String, u64)]) -> Vec<Arc<GuestOsConfig>> {
-    let is_obsolete = |one: &&Installed| {
-        let config = &one.config;
-        let newer = list.iter().filter(|other| {
-            other.config.name == config.name && other.config.version > config.version
-        });
-        let kept = match config.name.starts_with(KERNEL) {
-            true => 2,
-            false => 1,
-        };
-        let pinned =
-            |(name, version): &(String, u64)| *name == config.name && *version == config.version;
-        newer.count() >= kept && !needed.iter().any(pinned)
-    };
-    let found = list.iter().filter(is_obsolete);
-    found.map(|one| one.config.clone()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use cml_wire::proto::ContainerTrust;
-
-    use super::*;
-
-    #[test]
-    fn the_newest_version_and_those_that_are_needed_stay() {
-        let kernels = [("kernel", 1), ("kernel", 2), ("kernel", 5)];
-        let others = [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("c", 7)];
-        let all = others.into_iter().chain(kernels);
-        let list: Vec<_> = all
-            .map(|(name, version)| Installed {
-                config: Arc::new(GuestOsConfig {
-                    name: name.into(),
-                    version,
-                    ..Default::default()
-                }),
-                trust: ContainerTrust::Signed,
-            })
-            .collect();
-        let found = |needed: &[(String, u64)]| {
-            let found = obsolete(&list, needed);
-            found.iter().map(|one| store::stem(one)).collect::<Vec<_>>()
-        };
-        assert_eq!(found(&[]), ["a-1", "a-2", "kernel-1"]);
-        let needed = [("a".into(), 1), ("b".into(), 2), ("kernel".into(), 1)];
-        assert_eq!(found(&needed), ["a-2"]);
     }
 }

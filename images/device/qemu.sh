@@ -50,9 +50,10 @@ disk=${disk:-$dir/disk.img}
 need qemu-system-x86_64 qemu-system-x86
 need_file "$disk"
 
-# A machine without cmpxchg16b: that of QEMU 7 leaves wrong flags behind, which crashes the kernel now and then. And a disk
+# A machine without cmpxchg16b: that of QEMU 7 leaves wrong flags behind, which crashes the kernel now and then; as do
+# processors that do not take turns, when the kernel changes its code. And a disk
 # whose requests are not merged: what the driver of the log adds to the largest ones is more than a system call takes.
-machine=(-M q35 -accel "tcg,thread=multi" -cpu "max,-la57,-cx16" -smp 2 -m 2048 -nodefaults -no-user-config -display none
+machine=(-M q35 -accel "tcg,thread=single" -cpu "max,-la57,-cx16" -smp 2 -m 2048 -nodefaults -no-user-config -display none
     -serial "$serial" -device "virtio-blk-pci,drive=disk,request-merging=off" -device virtio-rng-pci
     -netdev "user,id=uplink" -device "virtio-net-pci,netdev=uplink")
 if [ -n "$log" ]; then
